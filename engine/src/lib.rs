@@ -1,0 +1,3 @@
+//! The engine: ports, shards, steering, host integration, sessions and the `persona` command.
+
+pub mod port;

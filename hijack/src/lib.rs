@@ -1,0 +1,1 @@
+//! The preload library: connects unmodified programs to the engine over shared memory.
