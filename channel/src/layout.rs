@@ -3,40 +3,61 @@
 //! Who writes a cache line is said at each; a line has one writer unless it says otherwise. All integers are in host
 //! order. Absolute stream offsets (u64) count bytes since the beginning of a connection.
 
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
+
+pub use geometry::*;
 
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PERSONA1");
 pub const ABI_VERSION: u32 = 1;
 
-/// Socket slots of a session.
-pub const SOCKETS: usize = 16_384;
-/// Places to wait: the first [`EPOLL_SETS`] can be epoll sets, the others serve blocked calls.
-pub const WAITABLES: usize = 512;
-pub const EPOLL_SETS: usize = 128;
-/// Most shards of an engine.
-pub const SHARDS: usize = 8;
-/// Command lanes per shard.
-pub const LANES: usize = 16;
-pub const LANE_COMMANDS: usize = 32;
-/// Listeners of a session, and completed connections that one can hold per shard.
-pub const LISTENERS: usize = 128;
-pub const ACCEPT_RING: usize = 1_024;
-/// Bytes of a chunk, the unit in which payload memory is given to a stream.
-pub const CHUNK_SIZE: usize = 16 * 1024;
-/// Chunks of a session (sparse: only what was touched takes memory). The engine may free fewer of them into the pool.
-pub const CHUNKS: usize = 16_384;
-/// Entries of a stream's chunk map; a stream holds at most this many chunks, 4 MiB.
-pub const MAP_ENTRIES: usize = 256;
-/// No chunk.
-pub const NO_CHUNK: u32 = u32::MAX;
-/// The writer is in the chunk (or holds out-of-order bytes there): the reader must not take it away.
-pub const CHUNK_HELD: u32 = 1 << 31;
+/// How many there are of each thing.
+#[cfg(not(loom))]
+mod geometry {
+    /// Socket slots of a session.
+    pub const SOCKETS: usize = 16_384;
+    /// Places to wait: the first [`EPOLL_SETS`] can be epoll sets, the others serve blocked calls.
+    pub const WAITABLES: usize = 512;
+    pub const EPOLL_SETS: usize = 128;
+    /// Most shards of an engine.
+    pub const SHARDS: usize = 8;
+    /// Command lanes per shard.
+    pub const LANES: usize = 16;
+    pub const LANE_COMMANDS: usize = 32;
+    /// Bytes of a reply.
+    pub const REPLY_SIZE: usize = 256;
+    /// Listeners of a session, and completed connections that one can hold per shard.
+    pub const LISTENERS: usize = 128;
+    pub const ACCEPT_RING: usize = 1_024;
+    /// Bytes of a chunk, the unit in which payload memory is given to a stream.
+    pub const CHUNK_SIZE: usize = 16 * 1024;
+    /// Chunks of a session (sparse: only what was touched takes memory). The engine may free fewer of them into the
+    /// pool.
+    pub const CHUNKS: usize = 16_384;
+    /// Entries of a stream's chunk map; a stream holds at most this many chunks, 4 MiB.
+    pub const MAP_ENTRIES: usize = 256;
+}
+
+/// The same algorithms in a world small enough for a model checker.
+#[cfg(loom)]
+mod geometry {
+    pub const SOCKETS: usize = 64;
+    pub const WAITABLES: usize = 64;
+    pub const EPOLL_SETS: usize = 1;
+    pub const SHARDS: usize = 1;
+    pub const LANES: usize = 2;
+    pub const LANE_COMMANDS: usize = 2;
+    pub const REPLY_SIZE: usize = 8;
+    pub const LISTENERS: usize = 64;
+    pub const ACCEPT_RING: usize = 2;
+    pub const CHUNK_SIZE: usize = 2;
+    pub const CHUNKS: usize = 64;
+    pub const MAP_ENTRIES: usize = 2;
+}
 
 /// Words of a bitmap over all sockets, and of its summary (one bit per word).
 pub const SOCKET_WORDS: usize = SOCKETS / 64;
-pub const SOCKET_SUMMARY: usize = SOCKET_WORDS / 64;
+pub const SOCKET_SUMMARY: usize = SOCKET_WORDS.div_ceil(64);
 pub const CHUNK_WORDS: usize = CHUNKS / 64;
-pub const CHUNK_SUMMARY: usize = CHUNK_WORDS / 64;
 pub const WAITABLE_WORDS: usize = WAITABLES / 64;
 
 /// First page. Written by the engine before the memory is handed out; afterwards only `dead` and `epoch` change.
@@ -169,13 +190,27 @@ pub struct Socket {
     pub address: AddressLine,
 }
 
-/// Chunk maps of one socket: the chunk of stream offset `o` is `map[(o / CHUNK_SIZE) % MAP_ENTRIES]`. An entry is a
-/// chunk index, with [`CHUNK_HELD`] or not, or [`NO_CHUNK`]. The stream's writer fills entries; its reader empties
-/// them (a chunk wholly below its cursor, and the last one when it has read everything and the chunk is not held).
+/// Chunk maps of one socket: the chunk of stream offset `o` is `map[(o / CHUNK_SIZE) % MAP_ENTRIES]`. The form of an
+/// entry is [`map_entry`]. The stream's writer fills entries; its reader empties them (a chunk wholly below its cursor,
+/// and the last one when it has read everything and the chunk is not held).
 #[repr(C, align(64))]
 pub struct Maps {
     pub send: [AtomicU32; MAP_ENTRIES],
     pub receive: [AtomicU32; MAP_ENTRIES],
+}
+
+/// Form of a chunk map entry: chunk index plus one in the low half (0: no chunk, so that fresh memory is right as it
+/// is), in the upper half the bytes of the chunk that the writer has published, and [`HELD`](map_entry::HELD).
+///
+/// The fill makes "take the last chunk away" a single compare-and-swap that only succeeds when the reader has read
+/// all there is: each publication inside a chunk changes the entry.
+pub mod map_entry {
+    pub const EMPTY: u32 = 0;
+    pub const CHUNK_MASK: u32 = 0xffff;
+    pub const FILL_SHIFT: u32 = 16;
+    pub const FILL_MASK: u32 = 0x7fff;
+    /// The writer is in the chunk (or holds out-of-order bytes there): the reader must not take it away.
+    pub const HELD: u32 = 1 << 31;
 }
 
 /// One command of a lane: fixed size, no pointers.
@@ -216,9 +251,6 @@ pub mod op {
     /// The slot was claimed and given up before BIND_ANCHOR, or the last descriptor known here was closed: look.
     pub const RELEASE: u16 = 11;
 }
-
-/// Bytes of a reply.
-pub const REPLY_SIZE: usize = 256;
 
 /// A single-producer ring of commands. A thread claims the lane by setting `owner` from 0 to its tid (for one push,
 /// or until the reply was read), so lanes belong to no thread and nested use from a signal handler takes another one.
@@ -265,7 +297,9 @@ pub struct Waitable {
     pub sleeping: AtomicU32,
     /// Owner tid of a blocked call's waitable, or number of holders of an epoll set; 0: free.
     pub owner: AtomicU32,
-    _pad0: [u32; 14],
+    /// Threads that block on the doorbell (an epoll set can have several). Family only.
+    pub sleepers: AtomicU32,
+    _pad0: [u32; 13],
     pub summary: [AtomicU64; SOCKET_SUMMARY],
     _pad1: [u64; 4],
     /// Sockets with news. Bits set by the engine (and by the family, to keep level-triggered members listed).
@@ -300,11 +334,15 @@ pub struct AcceptRing {
 #[repr(C, align(4096))]
 pub struct Chunk(pub [u8; CHUNK_SIZE]);
 
-/// The whole of a session's memory.
+/// Bytes for the policy: header and policy fill 64 KiB.
+pub const POLICY_SIZE: usize = 64 * 1024 - size_of::<Header>();
+
+/// The whole of a session's memory. All zero is the start state of everything but the header, the policy and the
+/// `free_` bitmaps, so making a session touches a handful of pages.
 #[repr(C, align(4096))]
 pub struct Session {
     pub header: Header,
-    pub policy: [u8; 64 * 1024 - 192],
+    pub policy: [u8; POLICY_SIZE],
     pub attention: [Attention; SHARDS],
     pub lanes: [[Lane; LANES]; SHARDS],
     /// 1 bits: free slots. Claimed with fetch_and by the family (socket) and by the engine (incoming), freed by the

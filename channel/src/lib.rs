@@ -6,7 +6,11 @@
 //!
 //! Everything in a session may be changed by a hostile process at any time. The engine's side of each algorithm
 //! therefore reads a word once, bounds it, keeps its own cursors and makes a bounded number of steps.
-#![no_std]
+#![cfg_attr(not(loom), no_std)]
 
 pub mod attach;
 pub mod layout;
+pub mod sync;
+
+#[cfg(not(loom))]
+mod abi;
