@@ -16,6 +16,38 @@ pub trait Host {
     /// Bytes beyond the published end (out of order) are legal within the window the stack has offered. Stores a
     /// prefix when memory is short; the stack then acknowledges only that prefix.
     fn store(&mut self, owner: Owner, offset: u64, bytes: &[u8]) -> Stored;
+
+    /// A passive open is about to complete: the segment in hand is the last of the handshake and may carry data or be
+    /// followed by data in the same batch, so the answer is wanted now. See [`Incoming`].
+    fn incoming(&mut self, open: &PassiveOpen) -> Incoming {
+        let _ = open;
+        Incoming::Later
+    }
+}
+
+/// A passive open that is about to complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassiveOpen {
+    pub listener: ListenerId,
+    pub listener_owner: Owner,
+    pub connection: ConnectionId,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// What becomes of a [`PassiveOpen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// The connection is established and has this owner. There will be no [`Event::Incoming`]; bytes of the segment in
+    /// hand are stored at once.
+    Adopt(Owner),
+    /// The connection is established and waits, within the listener's backlog, for
+    /// [`adopt`](crate::Stack::adopt); [`Event::Incoming`] reports it. Its bytes are not acknowledged until then, so
+    /// the peer repeats them.
+    Later,
+    /// The accept queue is full: the segment is dropped and the connection stays half-open (SYN-RECEIVED), as on Linux.
+    /// The peer's next segment asks again.
+    Refuse,
 }
 
 /// The port has no room now.
