@@ -54,6 +54,12 @@ pub trait Port: Send {
 
     /// Counters since creation.
     fn counters(&self) -> PortCounters;
+
+    /// What was chosen when the port was opened, and why where a better choice was not to be had: one line for people.
+    fn describe(&self) -> String;
+
+    /// The descriptors that keep the port alive, for the keeper's ledger. The order is the port's own and fixed.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
 }
 
 /// What a port did and what it had to drop. All monotonic.
