@@ -18,6 +18,7 @@ pub mod api;
 pub mod frame;
 pub mod stack;
 pub mod time;
+pub mod wire;
 
 pub use api::*;
 pub use frame::*;
