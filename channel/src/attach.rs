@@ -21,7 +21,8 @@ pub struct Hello {
     pub program: [u8; 64],
 }
 
-/// Answer to [`Hello`]. Descriptors (SCM_RIGHTS): the session's memfd (new sessions), then one eventfd per shard.
+/// Answer to [`Hello`]. Descriptors (SCM_RIGHTS): the session's memfd, then one eventfd per shard, for one who joins as
+/// well (an image after exec has neither). Whoever presents the token joins, whatever user it has become meanwhile.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Welcome {

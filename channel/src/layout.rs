@@ -79,7 +79,7 @@ pub struct Header {
     /// socket needs a new session.
     pub dead: AtomicU32,
     _reserved: [u64; 8],
-    /// Bytes of JSON policy that follow in [`Session::policy`].
+    /// Bytes of policy ([`crate::policy`]) in [`Session::policy`].
     pub policy_len: u32,
     _reserved2: u32,
 }
@@ -112,7 +112,8 @@ pub struct StateLine {
     pub send_buffer: AtomicU32,
     /// Generation of the slot; incremented when the slot is freed.
     pub generation: AtomicU32,
-    /// Shard that owns the connection.
+    /// Shard that owns the connection; the engine writes it before it sets BOUND. Until BOUND a slot that the library
+    /// claimed belongs to shard `slot % shards`, which gets its commands.
     pub shard: AtomicU32,
 }
 

@@ -10,6 +10,7 @@
 
 pub mod attach;
 pub mod layout;
+pub mod policy;
 pub mod sync;
 
 #[cfg(not(loom))]
