@@ -4,6 +4,14 @@
 //! port whose device cannot sum or cut does it in software ([`cut`]), in the same pass as the copy that it makes
 //! anyway. Nothing above a port knows which of them did it.
 
+pub mod cut;
+#[cfg(test)]
+mod fixture;
+pub mod headers;
+pub mod memory;
+pub mod merge;
+pub mod sum;
+
 use persona_stack::{Gso, Offload, RxFrame, TxChecksum};
 use std::io;
 use std::os::fd::BorrowedFd;
