@@ -19,7 +19,7 @@ mod tests;
 pub use access::{Access, Account};
 pub use file::{AddressKind, InterfaceKind, LogLevel, Protocol, Verdict, XdpModeChoice};
 pub use json::schema;
-pub use rules::{Question, Rule, verdict};
+pub use rules::{Rule, policy};
 pub use scalar::{Count, Mac, Network, PortRange};
 pub use sysctl::SocketDefaults;
 

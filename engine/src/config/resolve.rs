@@ -1,8 +1,8 @@
 //! From the file as it is written to a [`Config`]: defaults, what belongs together, and what contradicts itself.
 
 use super::access::{resolve_access, resolve_account};
-use super::file::{AddressKind, File, InterfaceFile, InterfaceKind, LogLevel, RuleFile};
-use super::rules::{Rule, resolve_rule};
+use super::file::{AddressKind, File, InterfaceFile, InterfaceKind, LogLevel};
+use super::rules::resolve_rules;
 use super::scalar::{Count, Loose, Mac, Scalar};
 use super::sysctl::{self, BUFFER_MAX, BUFFER_MIN};
 use super::{Access, Account, Config, INTERFACES, Interface, OffloadMask, Problem, Sizes, lkl};
@@ -66,7 +66,7 @@ pub(super) fn resolve(file: File) -> Result<(Config, Vec<Problem>), Vec<Problem>
         Account { name: String::new(), uid: u32::MAX, gid: u32::MAX }
     });
     let access = file.access.map_or(Access::Everybody, |access| resolve_access(&access, &mut notes.problems));
-    let rules = rules(&mut notes, file.rules.unwrap_or_default());
+    let rules = resolve_rules(file.rules.unwrap_or_default(), &mut notes.problems);
     let interfaces = interfaces(&mut notes, file.interfaces.unwrap_or_default());
     let debug = file.debug.is_some_and(|debug| debug.0 != 0);
     if file.gateway6.is_some() {
@@ -131,15 +131,6 @@ fn placement(
         cpus.truncate(1);
     }
     (shards, cpus)
-}
-
-fn rules(notes: &mut Notes, files: Vec<RuleFile>) -> Vec<Rule> {
-    for (index, file) in files.iter().enumerate() {
-        if file.verdict.is_none() {
-            notes.problem(&format!("rules[{index}].use"), "missing: a rule says who serves the socket, engine or host");
-        }
-    }
-    files.into_iter().map(resolve_rule).collect()
 }
 
 fn interfaces(notes: &mut Notes, files: Vec<InterfaceFile>) -> Vec<Interface> {

@@ -1,15 +1,21 @@
 //! Rules: which sockets the engine serves and which stay with the host.
+//!
+//! Programs are matched here, when a process attaches; what is left concerns addresses and ports and is compiled to
+//! the form that the library walks ([`persona_channel::policy`]).
 
+use super::Problem;
 use super::file::{Protocol, RuleFile, Verdict};
 use super::scalar::{Network, PortRange};
+use persona_channel::policy::{self, Action, Family, Side};
 use serde::Serialize;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 /// One rule. What is `None` matches everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
     /// Pattern: base name, or path where it has a slash; `*` stands for any characters.
     pub program: Option<String>,
+    /// At most one of `local` and `remote`.
     pub local: Option<Network>,
     pub remote: Option<Network>,
     pub port: Option<PortRange>,
@@ -18,38 +24,50 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// What a socket is about to do.
-#[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
-    /// Path of the program.
-    pub program: &'a str,
-    /// Known from bind() on.
-    pub local: Option<SocketAddr>,
-    /// Known from connect() on.
-    pub remote: Option<SocketAddr>,
+/// The rules that concern `program` (its path, or its name where the path is unknown), in order, as the library reads
+/// them.
+pub fn policy(rules: &[Rule], program: &str) -> Vec<policy::Rule> {
+    rules.iter().filter(|rule| rule.concerns(program)).map(Rule::compile).collect()
 }
 
 impl Rule {
-    pub fn matches(&self, question: &Question<'_>) -> bool {
-        let base_name = question.program.rsplit('/').next().unwrap_or_default();
-        let program = self.program.as_deref().is_none_or(|pattern| {
-            let subject = if pattern.contains('/') { question.program } else { base_name };
+    fn concerns(&self, program: &str) -> bool {
+        let base_name = program.rsplit('/').next().unwrap_or_default();
+        self.program.as_deref().is_none_or(|pattern| {
+            let subject = if pattern.contains('/') { program } else { base_name };
             matches_pattern(pattern.as_bytes(), subject.as_bytes())
-        });
-        let within = |network: &Option<Network>, address: Option<SocketAddr>| {
-            network.is_none_or(|network| address.is_some_and(|address| network.contains(address.ip())))
-        };
-        let far_port = question.remote.or(question.local).map(|address| address.port());
-        program
-            && within(&self.local, question.local)
-            && within(&self.remote, question.remote)
-            && self.port.is_none_or(|range| far_port.is_some_and(|port| range.contains(port)))
+        })
     }
-}
 
-/// Who serves the socket: the first rule that matches decides.
-pub fn verdict(rules: &[Rule], question: &Question<'_>) -> Verdict {
-    rules.iter().find(|rule| rule.matches(question)).map_or(Verdict::Engine, |rule| rule.verdict)
+    fn compile(&self) -> policy::Rule {
+        let mut compiled = policy::Rule::all(match self.verdict {
+            Verdict::Engine => Action::Engine,
+            Verdict::Host => Action::Host,
+        });
+        let (side, network) = match (self.remote, self.local) {
+            (Some(remote), _) => (Side::Remote, Some(remote)),
+            (None, Some(local)) => (Side::Local, Some(local)),
+            (None, None) => (Side::Any, None),
+        };
+        compiled.side = side;
+        if let Some(network) = network {
+            compiled.prefix = network.prefix_len;
+            match network.address {
+                IpAddr::V4(address) => {
+                    compiled.family = Family::V4;
+                    compiled.address[..4].copy_from_slice(&address.octets());
+                }
+                IpAddr::V6(address) => {
+                    compiled.family = Family::V6;
+                    compiled.address = address.octets();
+                }
+            }
+        }
+        if let Some(range) = self.port {
+            (compiled.first_port, compiled.last_port) = (range.first, range.last);
+        }
+        compiled
+    }
 }
 
 /// `*` matches any run of characters, everything else itself. Linear: only the last star is ever reconsidered.
@@ -74,7 +92,27 @@ fn matches_pattern(pattern: &[u8], subject: &[u8]) -> bool {
     pattern[in_pattern..].iter().all(|&byte| byte == b'*')
 }
 
-pub(super) fn resolve_rule(file: RuleFile) -> Rule {
+/// Most rules that fit into the place that a session has for them.
+const RULES: usize = (64 * 1024 - 192) / policy::RULE_SIZE;
+
+pub(super) fn resolve_rules(files: Vec<RuleFile>, problems: &mut Vec<Problem>) -> Vec<Rule> {
+    if files.len() > RULES {
+        problems.push(Problem::new("rules", format_args!("{} of them: at most {RULES} are possible", files.len())));
+    }
+    for (index, file) in files.iter().enumerate() {
+        if file.verdict.is_none() {
+            let reason = "missing: a rule says who serves the socket, engine or host";
+            problems.push(Problem::new(&format!("rules[{index}].use"), reason));
+        }
+        if file.local.is_some() && file.remote.is_some() {
+            let reason = "local and remote in one rule: a socket is asked about at bind or at connect; write two rules";
+            problems.push(Problem::new(&format!("rules[{index}]"), reason));
+        }
+    }
+    files.into_iter().map(resolve_rule).collect()
+}
+
+fn resolve_rule(file: RuleFile) -> Rule {
     Rule {
         program: file.program.map(|program| program.0),
         local: file.local.map(|network| network.0),

@@ -256,6 +256,11 @@ fn wrong_values_are_refused_with_path_and_reason() {
         (with_keys(r#""user": "no-such-user-here""#), "user", "no user `no-such-user-here`"),
         (with_keys(r#""access": {"groups": ["no-such-group-here"]}"#), "access.groups[0]", "no group"),
         (with_keys(r#""rules": [{"program": "x"}]"#), "rules[0].use", "missing"),
+        (
+            with_keys(r#""rules": [{"local": "10.0.0.1", "remote": "10.0.0.2", "use": "host"}]"#),
+            "rules[0]",
+            "write two rules",
+        ),
         (with_keys(r#""rules": [{"port": "90-80", "use": "host"}]"#), "rules[0].port", "a port such as 443"),
         (with_keys(r#""rules": [{"protocol": "udp", "use": "host"}]"#), "rules[0].protocol", "`udp` is not tcp"),
         (with_keys(r#""sysctl": "net.ipv4.tcp_congestion_control=bbr""#), "sysctl", "`bbr` is not in this stack"),
@@ -420,6 +425,8 @@ fn access_is_decided_by_user_and_groups() {
 
 #[test]
 fn the_first_rule_that_matches_decides() {
+    use persona_channel::policy::{Action, Family, Question, Rule, Side, decide};
+    use std::net::SocketAddrV4;
     let config = good(&with_keys(
         r#""rules": [
             {"program": "ssh*", "use": "host"},
@@ -428,16 +435,20 @@ fn the_first_rule_that_matches_decides() {
             {"local": "10.9.0.2", "port": 22, "use": "host"}]"#,
     ));
     let ask = |program: &str, local: Option<&str>, remote: Option<&str>| {
-        let address = |text: &str| text.parse().unwrap();
-        verdict(&config.rules, &Question { program, local: local.map(address), remote: remote.map(address) })
+        let encoded: Vec<u8> = policy(&config.rules, program).iter().flat_map(Rule::encode).collect();
+        let side = if remote.is_some() { Side::Remote } else { Side::Local };
+        let asked: SocketAddrV4 = remote.or(local).unwrap().parse().unwrap();
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&asked.ip().octets());
+        decide(&encoded, &Question { side, family: Family::V4, address, port: asked.port(), program: b"" })
     };
-    assert_eq!(ask("/usr/bin/ssh", None, Some("192.0.2.1:22")), Verdict::Host);
-    assert_eq!(ask("/usr/bin/mosh", None, Some("192.0.2.1:22")), Verdict::Engine);
-    assert_eq!(ask("/usr/bin/curl", None, Some("10.1.2.3:8050")), Verdict::Host);
-    assert_eq!(ask("/usr/bin/curl", None, Some("10.1.2.3:8100")), Verdict::Engine);
-    assert_eq!(ask("/usr/bin/curl", None, Some("10.2.2.3:8050")), Verdict::Engine);
-    assert_eq!(ask("/usr/sbin/dropbear", Some("10.9.0.2:22"), None), Verdict::Host);
-    assert_eq!(ask("/usr/sbin/dropbear", Some("10.9.0.2:23"), None), Verdict::Engine);
+    assert_eq!(ask("/usr/bin/ssh", None, Some("192.0.2.1:22")), Action::Host);
+    assert_eq!(ask("/usr/bin/mosh", None, Some("192.0.2.1:22")), Action::Engine);
+    assert_eq!(ask("/usr/bin/curl", None, Some("10.1.2.3:8050")), Action::Host);
+    assert_eq!(ask("/usr/bin/curl", None, Some("10.1.2.3:8100")), Action::Engine);
+    assert_eq!(ask("/usr/bin/curl", None, Some("10.2.2.3:8050")), Action::Engine);
+    assert_eq!(ask("/usr/sbin/dropbear", Some("10.9.0.2:22"), None), Action::Host);
+    assert_eq!(ask("/usr/sbin/dropbear", Some("10.9.0.2:23"), None), Action::Engine);
 }
 
 #[test]
