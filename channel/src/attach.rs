@@ -4,9 +4,13 @@
 //! connection then stays open: its end tells the engine that the process is gone. A forked child closes the inherited
 //! connection at once and makes its own when it first needs one, joining with the session's token.
 
+use crate::layout::{ABI_VERSION, MAGIC, Session, Socket};
+use core::fmt::{self, Write};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// First message of a process.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Hello {
     pub magic: u64,
     pub abi: u32,
@@ -24,7 +28,7 @@ pub struct Hello {
 /// Answer to [`Hello`]. Descriptors (SCM_RIGHTS): the session's memfd, then one eventfd per shard, for one who joins as
 /// well (an image after exec has neither). Whoever presents the token joins, whatever user it has become meanwhile.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Welcome {
     pub kind: u32,
     pub shards: u32,
@@ -34,19 +38,19 @@ pub struct Welcome {
 
 /// Refused, with a sentence for the user.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Refusal {
     pub kind: u32,
     pub len: u32,
-    pub sentence: [u8; 248],
+    pub sentence: [u8; SENTENCE],
 }
 
 /// Requests after the welcome. Each gets one [`Grant`] or [`Refusal`].
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Request {
     pub kind: u32,
-    /// ANCHORS: how many. DOORBELL: the waitable. REASON: a reason code. TAKE: unused.
+    /// ANCHORS: how many. DOORBELL: the waitable. REASON: a reason code.
     pub value: u32,
     /// REASON: address and port the socket was for, as text, NUL padded.
     pub text: [u8; 56],
@@ -54,12 +58,187 @@ pub struct Request {
 
 /// Answer with descriptors (SCM_RIGHTS, in the order of `ids`).
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Grant {
     pub kind: u32,
     pub count: u32,
     /// ANCHORS: anchor ids. DOORBELL: the waitable.
     pub ids: [u32; ANCHOR_BATCH],
+}
+
+impl Hello {
+    /// Of this build. `join`: the session and token of the family, for a forked child.
+    pub fn new(pid: u32, program: &[u8], join: Option<(u64, [u64; 2])>) -> Self {
+        let (session, token) = join.unwrap_or_default();
+        Self {
+            magic: MAGIC,
+            abi: ABI_VERSION,
+            session_pages: SESSION_PAGES,
+            socket_size: size_of::<Socket>() as u32,
+            pid,
+            session,
+            token,
+            program: padded(program),
+        }
+    }
+
+    /// Exactly one message's bytes, or `None`. Says nothing about its content: [`check`](Self::check) does.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::read_from_bytes(bytes).ok()
+    }
+
+    /// Whether library and engine agree about the session's memory; the refusal says which side to update.
+    #[allow(clippy::result_large_err)] // Once in a process's life, and it goes to the wire as it is.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.magic != MAGIC {
+            return Err(Refusal::new(format_args!(
+                "the first message does not come from libpersona.so: connect with the preload library only"
+            )));
+        }
+        if self.abi != ABI_VERSION {
+            let (side, other) =
+                if self.abi < ABI_VERSION { ("libpersona.so", "engine") } else { ("engine", "libpersona.so") };
+            return Err(Refusal::new(format_args!(
+                "libpersona.so speaks channel version {}, the engine version {ABI_VERSION}: update {side} to the version of {other}{}",
+                self.abi,
+                if side == "engine" { " and restart it" } else { " and restart the program" },
+            )));
+        }
+        let socket_size = size_of::<Socket>() as u32;
+        if self.session_pages != SESSION_PAGES || self.socket_size != socket_size {
+            return Err(Refusal::new(format_args!(
+                "libpersona.so and engine are different builds of channel version {ABI_VERSION} (session {} and {SESSION_PAGES} \
+                 pages, socket {} and {socket_size} bytes): install libpersona.so from the engine's build",
+                self.session_pages, self.socket_size,
+            )));
+        }
+        Ok(())
+    }
+
+    pub fn program(&self) -> &str {
+        text(&self.program)
+    }
+}
+
+impl Welcome {
+    pub fn new(shards: u32, session: u64, token: [u64; 2]) -> Self {
+        Self { kind: kind::WELCOME, shards, session, token }
+    }
+}
+
+impl Refusal {
+    /// With a sentence, cut at the message's size.
+    pub fn new(sentence: fmt::Arguments<'_>) -> Self {
+        let mut refusal = Self { kind: kind::REFUSAL, len: 0, sentence: [0; SENTENCE] };
+        // The writer cuts and does not fail.
+        let _ = refusal.write_fmt(sentence);
+        refusal
+    }
+
+    pub fn sentence(&self) -> &str {
+        valid_prefix(&self.sentence[..(self.len as usize).min(SENTENCE)])
+    }
+}
+
+impl Write for Refusal {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let at = (self.len as usize).min(SENTENCE);
+        let len = part.len().min(SENTENCE - at);
+        self.sentence[at..at + len].copy_from_slice(&part.as_bytes()[..len]);
+        self.len = (at + len) as u32;
+        Ok(())
+    }
+}
+
+impl Request {
+    pub fn anchors(count: u32) -> Self {
+        Self { kind: kind::ANCHORS, value: count, text: [0; 56] }
+    }
+
+    pub fn doorbell(waitable: u32) -> Self {
+        Self { kind: kind::DOORBELL, value: waitable, text: [0; 56] }
+    }
+
+    /// A socket stays on the host; `address` is what it was for.
+    pub fn reason(reason: u32, address: &[u8]) -> Self {
+        Self { kind: kind::REASON, value: reason, text: padded(address) }
+    }
+
+    /// One message's bytes of a known kind, or `None`.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let request = Self::read_from_bytes(bytes).ok()?;
+        matches!(request.kind, kind::ANCHORS | kind::DOORBELL | kind::REASON).then_some(request)
+    }
+
+    pub fn text(&self) -> &str {
+        text(&self.text)
+    }
+}
+
+impl Grant {
+    /// Ids beyond a batch are cut.
+    pub fn new(granted: &[u32]) -> Self {
+        let count = granted.len().min(ANCHOR_BATCH);
+        let mut ids = [0; ANCHOR_BATCH];
+        ids[..count].copy_from_slice(&granted[..count]);
+        Self { kind: kind::GRANT, count: count as u32, ids }
+    }
+
+    pub fn ids(&self) -> &[u32] {
+        &self.ids[..(self.count as usize).min(ANCHOR_BATCH)]
+    }
+}
+
+/// What the engine says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Welcome(Welcome),
+    Refusal(Refusal),
+    Grant(Grant),
+}
+
+impl Answer {
+    /// One message's bytes, or `None` when they are no answer of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match u32::from_ne_bytes(*bytes.first_chunk()?) {
+            kind::WELCOME => Some(Self::Welcome(Welcome::read_from_bytes(bytes).ok()?)),
+            kind::REFUSAL => Some(Self::Refusal(Refusal::read_from_bytes(bytes).ok()?)),
+            kind::GRANT => Some(Self::Grant(Grant::read_from_bytes(bytes).ok()?)),
+            _ => None,
+        }
+    }
+}
+
+/// `size_of::<Session>() >> 12`.
+pub const SESSION_PAGES: u32 = (size_of::<Session>() >> 12) as u32;
+/// Bytes of a refusal's sentence.
+pub const SENTENCE: usize = 248;
+/// A buffer that holds any message.
+pub const LARGEST_MESSAGE: usize = size_of::<Refusal>();
+
+const _: () = {
+    assert!(size_of::<Hello>() == 112 && size_of::<Welcome>() == 32 && size_of::<Refusal>() == 256);
+    assert!(size_of::<Request>() == 64 && size_of::<Grant>() == 72);
+};
+
+fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut field = [0; N];
+    let len = bytes.len().min(N);
+    field[..len].copy_from_slice(&bytes[..len]);
+    field
+}
+
+/// The text of a NUL padded field; what is not UTF-8 is cut off.
+fn text(field: &[u8]) -> &str {
+    let len = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+    valid_prefix(&field[..len])
+}
+
+fn valid_prefix(bytes: &[u8]) -> &str {
+    match str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+    }
 }
 
 /// Most anchors of one batch.

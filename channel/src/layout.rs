@@ -216,7 +216,7 @@ pub mod map_entry {
 
 /// One command of a lane: fixed size, no pointers.
 #[repr(C, align(64))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command {
     /// [`op`].
     pub op: u16,

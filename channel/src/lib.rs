@@ -8,10 +8,23 @@
 //! therefore reads a word once, bounds it, keeps its own cursors and makes a bounded number of steps.
 #![cfg_attr(not(loom), no_std)]
 
+pub mod accept;
 pub mod attach;
+pub mod attention;
+pub mod chunk;
+pub mod copy;
+pub mod lane;
 pub mod layout;
+pub mod memory;
+pub mod owner;
 pub mod policy;
+pub mod poll;
+pub mod receive;
+pub mod send;
+pub mod slot;
+pub mod stream;
 pub mod sync;
+pub mod wait;
 
 #[cfg(not(loom))]
 mod abi;
