@@ -24,9 +24,15 @@ pub struct Pushed {
     pub ring: bool,
 }
 
-/// Names a command of a lane whose reply is awaited.
+/// Names a command of a lane: what the lane's tail was after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(u32);
+
+impl Ticket {
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
 
 /// The ring has no room now: let the engine run, try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +70,11 @@ pub fn claim<'m>(
 }
 
 impl LaneGuard<'_> {
+    /// Which lane it is: commands of one socket in different lanes can overtake each other.
+    pub fn index(&self) -> LaneIndex {
+        self.index
+    }
+
     /// Queues a command and raises the shard's attention. For a reply set [`Command::reply`], call
     /// [`wait_on`](Self::wait_on) before if the thread is going to sleep, and keep the guard.
     pub fn push(&self, command: &Command) -> Result<Pushed, LaneFull> {
