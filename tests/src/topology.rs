@@ -1,0 +1,153 @@
+//! Two network namespaces joined by a veth pair: the engine's side and the peer's side.
+
+use anyhow::{Context, Result, bail};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How the veth pair is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    pub mtu: u32,
+    /// Checksum, TSO and GRO on both ends.
+    pub offload: bool,
+    /// Receive and transmit queues of both ends.
+    pub queues: u32,
+    /// The engine's side gets its address in the host kernel too (shared address mode).
+    pub shared: bool,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { mtu: 1500, offload: true, queues: 1, shared: false }
+    }
+}
+
+/// The namespaces; removed when dropped.
+pub struct Topology {
+    /// Namespace of the engine and of the programs under Persona.
+    pub ours: String,
+    /// Namespace of the ordinary host kernel.
+    pub peer: String,
+    pub link: Link,
+}
+
+/// Address of the engine's side (the engine's own, or the host's in shared mode).
+pub const OUR_ADDRESS: &str = "10.9.0.2";
+/// Address of the peer's kernel.
+pub const PEER_ADDRESS: &str = "10.9.0.1";
+/// The interface's name in either namespace.
+pub const INTERFACE: &str = "veth0";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Topology {
+    pub fn new(link: Link) -> Result<Self> {
+        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Built first, so that a failure half-way removes what exists.
+        let topology = Self { ours: format!("pt-o-{unique}"), peer: format!("pt-p-{unique}"), link };
+        let (ours, peer) = (topology.ours.as_str(), topology.peer.as_str());
+        let queues = link.queues.to_string();
+        ip(&["netns", "add", ours])?;
+        ip(&["netns", "add", peer])?;
+        ip(&[
+            "-n",
+            ours,
+            "link",
+            "add",
+            INTERFACE,
+            "numrxqueues",
+            &queues,
+            "numtxqueues",
+            &queues,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            INTERFACE,
+            "numrxqueues",
+            &queues,
+            "numtxqueues",
+            &queues,
+            "netns",
+            peer,
+        ])?;
+        for namespace in [ours, peer] {
+            // IPv6 would send neighbour discovery of its own accord into byte-exact comparisons.
+            sysctl(namespace, "net.ipv6.conf.all.disable_ipv6", "1")?;
+            ip(&["-n", namespace, "link", "set", INTERFACE, "mtu", &link.mtu.to_string(), "up"])?;
+            ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+            if !link.offload {
+                topology.run(
+                    namespace,
+                    &["ethtool", "-K", INTERFACE, "tx", "off", "tso", "off", "gso", "off", "gro", "off"],
+                )?;
+            }
+        }
+        ip(&["-n", peer, "address", "add", &format!("{PEER_ADDRESS}/24"), "dev", INTERFACE])?;
+        if link.shared {
+            ip(&["-n", ours, "address", "add", &format!("{OUR_ADDRESS}/24"), "dev", INTERFACE])?;
+        }
+        Ok(topology)
+    }
+
+    /// Runs a short command in a namespace and returns its standard output.
+    pub fn run(&self, namespace: &str, command: &[&str]) -> Result<String> {
+        let output = Command::new("ip")
+            .args(["netns", "exec", namespace])
+            .args(command)
+            .output()
+            .with_context(|| format!("cannot run {command:?}"))?;
+        if !output.status.success() {
+            bail!("{command:?} in {namespace}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// One counter of the host kernel's /proc/net/snmp or netstat in a namespace, e.g. ("Tcp", "OutRsts").
+    pub fn kernel_counter(&self, namespace: &str, group: &str, name: &str) -> Result<u64> {
+        let text = self.run(namespace, &["cat", "/proc/net/snmp", "/proc/net/netstat"])?;
+        let mut lines = text.lines().filter(|line| line.starts_with(&format!("{group}:")));
+        let (names, values) = (lines.next().context("no such group")?, lines.next().context("no values")?);
+        let position =
+            names.split_whitespace().position(|word| word == name).with_context(|| format!("no {group}{name}"))?;
+        Ok(values.split_whitespace().nth(position).context("short line")?.parse()?)
+    }
+
+    /// The kernel's view of the engine's namespace must be empty: it never saw a TCP segment.
+    pub fn assert_kernel_saw_no_tcp(&self) -> Result<()> {
+        for name in ["InSegs", "OutSegs", "OutRsts", "ActiveOpens", "PassiveOpens", "InErrs"] {
+            let value = self.kernel_counter(&self.ours, "Tcp", name)?;
+            if value != 0 {
+                bail!("the host kernel of the engine's namespace has Tcp{name} = {value}: a diverted flow reached it");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        for namespace in [&self.ours, &self.peer] {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).output();
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(arguments).output().context("cannot run ip")?;
+    if !output.status.success() {
+        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+fn sysctl(namespace: &str, name: &str, value: &str) -> Result<()> {
+    let output = Command::new("ip")
+        .args(["netns", "exec", namespace, "sysctl", "-qw", &format!("{name}={value}")])
+        .output()
+        .context("cannot run sysctl")?;
+    if !output.status.success() {
+        bail!("sysctl {name}={value}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
