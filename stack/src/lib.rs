@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod frame;
+pub mod ip;
 pub mod stack;
 pub mod time;
 pub mod wire;
