@@ -92,6 +92,9 @@ pub enum Event {
     },
     /// State of a connection that has an owner changed.
     Connection { connection: ConnectionId, owner: Owner, changes: Changes, status: Status },
+    /// Shared mode: the link address of this next hop is not known. The caller's host resolves it, and
+    /// [`set_neighbour`](crate::Stack::set_neighbour) tells; frames wait meanwhile.
+    NeighbourWanted { port: PortId, address: IpAddr },
     /// The connection's record is gone; `connection` is stale after this.
     Closed { owner: Owner, connection: ConnectionId, reason: CloseReason },
 }
