@@ -5,12 +5,16 @@
 //! anyway. Nothing above a port knows which of them did it.
 
 pub mod cut;
+pub mod error;
 #[cfg(test)]
 mod fixture;
 pub mod headers;
+pub mod interface;
+pub mod mapping;
 pub mod memory;
 pub mod merge;
 pub mod sum;
+pub mod xdp;
 
 use persona_stack::{Gso, Offload, RxFrame, TxChecksum};
 use std::io;

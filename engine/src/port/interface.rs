@@ -1,0 +1,128 @@
+//! What a port has to know of the interface it sits on, asked by ioctl (sysfs shows the namespace of its mount, not
+//! of the caller).
+
+use super::error::PortError;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::io;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    pub index: u32,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    pub up: bool,
+    pub mac: [u8; 6],
+    /// ARPHRD_* number.
+    pub link_type: u16,
+    /// Name of the kernel driver; empty when it does not say.
+    pub driver: String,
+}
+
+const ARPHRD_ETHER: u16 = 1;
+const ETHTOOL_GDRVINFO: u32 = 3;
+/// struct ethtool_drvinfo: command, then names of 32 bytes.
+const DRIVER_INFO: usize = 196;
+
+impl Interface {
+    pub fn find(name: &str) -> Result<Self, PortError> {
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['\0', '/']) {
+            return Err(PortError::NoInterface(name.to_owned()));
+        }
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .map_err(PortError::io("opening a socket", name))?;
+        let missing = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ENODEV | libc::ENXIO) => PortError::NoInterface(name.to_owned()),
+            _ => PortError::Io { operation: "asking for the interface", on: name.to_owned(), source: error },
+        };
+        let ask = |request| ioctl(&socket, request, name).map_err(missing);
+        let number = ask(libc::SIOCGIFINDEX as u32)?;
+        let flags = ask(libc::SIOCGIFFLAGS as u32)?;
+        let mtu = ask(libc::SIOCGIFMTU as u32)?;
+        let address = ask(libc::SIOCGIFHWADDR as u32)?;
+        // SAFETY: each request fills the member of the union that is read here; all of them are plain numbers.
+        let (index, up, mtu, hardware) = unsafe {
+            (
+                number.ifr_ifru.ifru_ifindex as u32,
+                i32::from(flags.ifr_ifru.ifru_flags) & libc::IFF_UP != 0,
+                mtu.ifr_ifru.ifru_mtu as u32,
+                address.ifr_ifru.ifru_hwaddr,
+            )
+        };
+        let mut mac = [0; 6];
+        mac.iter_mut().zip(hardware.sa_data).for_each(|(byte, from)| *byte = from as u8);
+        let driver = driver(&socket, name);
+        Ok(Self { name: name.to_owned(), index, mtu, up, mac, link_type: hardware.sa_family, driver })
+    }
+
+    /// The interface, if frames can be sent on it with an Ethernet header.
+    pub fn ready(name: &str) -> Result<Self, PortError> {
+        let interface = Self::find(name)?;
+        if !interface.up {
+            return Err(PortError::Down(interface.name));
+        }
+        if interface.link_type != ARPHRD_ETHER {
+            return Err(PortError::NotEthernet(interface.name, interface.link_type));
+        }
+        Ok(interface)
+    }
+
+    /// Whether the sender of a received frame may be this host (or its hypervisor), which leaves checksums to a
+    /// device that does not exist.
+    pub fn has_local_peer(&self) -> bool {
+        matches!(
+            self.driver.as_str(),
+            "veth" | "virtio_net" | "tun" | "bridge" | "macvlan" | "netkit" | "xen_netfront" | "netvsc" | ""
+        )
+    }
+}
+
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: all zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+    request
+}
+
+fn ioctl(socket: &OwnedFd, number: u32, name: &str) -> io::Result<libc::ifreq> {
+    let mut request = request(name);
+    // SAFETY: the SIOCGIF* requests read the name and write within the ifreq.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), number as libc::Ioctl, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(request) }
+}
+
+fn driver(socket: &OwnedFd, name: &str) -> String {
+    let mut answer = [0u8; DRIVER_INFO];
+    answer[..4].copy_from_slice(&ETHTOOL_GDRVINFO.to_ne_bytes());
+    let mut request = request(name);
+    request.ifr_ifru.ifru_data = answer.as_mut_ptr().cast();
+    // SAFETY: ETHTOOL_GDRVINFO writes a struct ethtool_drvinfo, for which `answer` has the size.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) } < 0 {
+        return String::new();
+    }
+    let text: Vec<u8> = answer[4..36].iter().copied().take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_found_and_is_no_place_for_ethernet() {
+        let interface = Interface::find("lo").unwrap();
+        assert_eq!((interface.index, interface.link_type), (1, 772));
+        assert!(interface.mtu >= 1500);
+        let error = Interface::ready("lo").unwrap_err();
+        assert!(matches!(error, PortError::NotEthernet(..) | PortError::Down(_)), "{error}");
+    }
+
+    #[test]
+    fn a_missing_interface_is_named() {
+        for name in ["nosuch0", "", "a-name-that-is-too-long", "a/b"] {
+            let error = Interface::find(name).unwrap_err();
+            assert_eq!(error.to_string(), format!("there is no interface {name}: create it or correct the name"));
+        }
+    }
+}
