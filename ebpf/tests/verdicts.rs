@@ -375,3 +375,18 @@ fn frames_in_several_buffers_are_matched() {
     assert_eq!(action, XDP_PASS);
     assert_eq!(after, others);
 }
+
+#[test]
+fn headers_that_reach_into_the_second_buffer_are_read() {
+    let mut bench = Bench::with_flow();
+    let ours = ipv6(60, &concat(&[&extension(TCP, 0), &segment()]));
+    let others = ipv6(60, &concat(&[&extension(TCP, 0), &tcp(PEER_PORT, 22, 32)]));
+    for linear in 14..ours.len() as u32 {
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context: Vec<u8> = [0, linear, 0, 0, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let (action, after) = bench.run_with(Program::XdpFrags, &ours, Some(&context));
+        assert_eq!((action, after), (XDP_DROP, ours.clone()), "{linear} bytes in the first buffer");
+        let (action, after) = bench.run_with(Program::XdpFrags, &others, Some(&context));
+        assert_eq!((action, after), (XDP_PASS, others.clone()), "{linear} bytes in the first buffer");
+    }
+}

@@ -134,15 +134,15 @@ pub fn listener(address: impl Into<IpAddr>, port: u16) -> ListenerKey {
     ListenerKey::new(SocketAddr::new(address.into(), port))
 }
 
-/// Runs `test` in a network namespace of its own with a veth pair `a` and `b`, both up. The namespace belongs to the
+/// Runs `test` in a network namespace of its own with a veth pair `us` and `peer`, both up. The namespace belongs to the
 /// thread and goes with it.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         ip("link set lo up");
-        ip("link add a type veth peer name b");
-        ip("link set a up");
-        ip("link set b up");
+        ip("link add us type veth peer name peer");
+        ip("link set us up");
+        ip("link set peer up");
         test();
     });
     if let Err(panic) = thread.join() {
