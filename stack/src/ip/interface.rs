@@ -229,6 +229,7 @@ pub(crate) mod tests {
     extern crate std;
     use std::boxed::Box;
     use std::net::Ipv6Addr;
+    use zerocopy::FromZeros;
 
     pub(crate) const PORT: PortId = PortId(3);
     pub(crate) const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -244,7 +245,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn interfaces(mode: AddressMode) -> Box<Interfaces> {
-        let mut interfaces: Box<Interfaces> = Interfaces::new_box_zeroed_or_panic();
+        let mut interfaces: Box<Interfaces> = Box::new(Interfaces::new_zeroed());
         interfaces.add(&config(mode)).unwrap();
         interfaces.add_address(PORT, ip([10, 9, 0, 2]), 24).unwrap();
         interfaces
@@ -252,12 +253,6 @@ pub(crate) mod tests {
 
     pub(crate) fn ip(octets: [u8; 4]) -> IpAddr {
         IpAddr::from(octets)
-    }
-
-    impl Interfaces {
-        fn new_box_zeroed_or_panic() -> Box<Self> {
-            Box::new(<Self as FromBytes>::read_from_bytes(&std::vec![0; size_of::<Self>()]).unwrap())
-        }
     }
 
     #[test]
