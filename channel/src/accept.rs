@@ -47,7 +47,8 @@ impl AcceptWriter {
         Ok(())
     }
 
-    /// Takes back what nobody has accepted, when the listener closes.
+    /// Takes back what nobody has accepted, when the listener closes. The entry was in shared memory: check that the slot
+    /// and generation are a connection of this listener.
     pub fn take_back(&mut self, ring: &AcceptRing) -> Option<Accepted> {
         let len = self.len(ring)?;
         (len > 0).then(|| ring.pop())?

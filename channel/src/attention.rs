@@ -6,7 +6,7 @@
 
 use crate::layout::*;
 use crate::memory::{LaneIndex, Slot};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence, fence_after_rmw};
 
 /// The family's side. Async-signal-safe; no loop.
 impl Attention {
@@ -15,12 +15,12 @@ impl Attention {
     pub fn mark_socket(&self, slot: Slot) -> bool {
         let word = slot.index() / 64;
         self.sockets[word].fetch_or(1 << (slot.index() % 64), Ordering::AcqRel);
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         let summary = &self.summary[word / 64];
         let bit = 1 << (word % 64);
         if summary.load(Ordering::Relaxed) & bit == 0 {
             summary.fetch_or(bit, Ordering::AcqRel);
-            fence(Ordering::SeqCst);
+            fence_after_rmw();
         }
         self.raise()
     }
@@ -29,15 +29,15 @@ impl Attention {
     #[must_use]
     pub fn mark_lane(&self, lane: LaneIndex) -> bool {
         self.lanes.fetch_or(1 << lane.index(), Ordering::AcqRel);
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         self.raise()
     }
 
     /// A fence has gone before.
     fn raise(&self) -> bool {
         if self.raised.load(Ordering::Relaxed) == 0 {
-            self.raised.store(1, Ordering::Release);
-            fence(Ordering::SeqCst);
+            self.raised.swap(1, Ordering::AcqRel);
+            fence_after_rmw();
         }
         self.sleeping.load(Ordering::Relaxed) != 0 && self.sleeping.swap(0, Ordering::AcqRel) != 0
     }
@@ -56,7 +56,7 @@ impl Attention {
             return Marks::default();
         }
         self.raised.swap(0, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         let lanes = match self.lanes.load(Ordering::Relaxed) {
             0 => 0,
             _ => self.lanes.swap(0, Ordering::AcqRel),
@@ -74,12 +74,14 @@ impl Attention {
     /// The shard is about to sleep (or to park the session). Announce every session, then one
     /// [`sleep_fence`], then look at every session with [`is_raised`](Self::is_raised): block only if none is.
     pub fn announce_sleep(&self) {
-        self.sleeping.store(1, Ordering::Relaxed);
+        self.sleeping.swap(1, Ordering::AcqRel);
     }
 
     /// The shard is awake (or takes the session up again).
     pub fn wake_up(&self) {
-        self.sleeping.store(0, Ordering::Relaxed);
+        if self.sleeping.load(Ordering::Relaxed) != 0 {
+            self.sleeping.swap(0, Ordering::AcqRel);
+        }
     }
 
     /// Announces, fences and looks for this session alone. True: it is idle and its next mark rings the eventfd. False:

@@ -7,6 +7,9 @@ use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
 
 pub use geometry::*;
 
+#[cfg(loom)]
+mod fresh;
+
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PERSONA1");
 pub const ABI_VERSION: u32 = 1;
 
@@ -251,6 +254,9 @@ pub mod op {
     pub const SEND_URGENT: u16 = 10;
     /// The slot was claimed and given up before BIND_ANCHOR, or the last descriptor known here was closed: look.
     pub const RELEASE: u16 = 11;
+    /// Rings the doorbell of a waitable, whose `sleeping` the pusher has swapped to 0: a thread has news for another that
+    /// sleeps on the same epoll set. args: waitable. No reply.
+    pub const WAKE: u16 = 12;
 }
 
 /// A single-producer ring of commands. A thread claims the lane by setting `owner` from 0 to its tid (for one push,

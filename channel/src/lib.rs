@@ -28,3 +28,5 @@ pub mod wait;
 
 #[cfg(not(loom))]
 mod abi;
+#[cfg(all(loom, test))]
+mod loom_models;

@@ -3,7 +3,7 @@
 use crate::copy::Sum;
 use crate::layout::*;
 use crate::memory::SocketRef;
-use crate::stream::{Chunks, MAP_SPAN, Span, chunk_start};
+use crate::stream::{Chunks, MAP_SPAN, chunk_start};
 use crate::sync::{Ordering, fence};
 
 impl<'m> SocketRef<'m> {
@@ -102,6 +102,21 @@ impl ReceiveWriter {
         self.poll_read(socket) >= offset
     }
 
+    /// Relay: the engine reads the stream itself, from the application's cursor. Copies what is there (holes are
+    /// skipped) and moves the cursor; returns the bytes copied.
+    pub fn take(&mut self, socket: &SocketRef<'_>, to: &mut [u8]) -> usize {
+        let from = self.read;
+        let (copied, at) = copy_out(socket, from, self.published, core::iter::once(to));
+        let chunks = socket.receive_chunks();
+        chunks.empty_below(from, at);
+        self.read = at;
+        socket.cursor.rcv_read.store(at, Ordering::Release);
+        if at == self.published && self.high <= self.published {
+            chunks.take_last(at);
+        }
+        copied
+    }
+
     pub fn published(&self) -> u64 {
         self.published
     }
@@ -157,7 +172,7 @@ impl<'m> ReceiveReader<'m> {
 
     /// Copies without moving the cursor (MSG_PEEK), from `skip` bytes after it.
     pub fn peek<'b>(&self, skip: u64, pieces: impl Iterator<Item = &'b mut [u8]>) -> usize {
-        self.copy_out(self.position() + skip, pieces).0
+        self.copy_out(self.position().saturating_add(skip), pieces).0
     }
 
     /// Drops up to `len` bytes (MSG_TRUNC).
@@ -167,33 +182,9 @@ impl<'m> ReceiveReader<'m> {
         Read { len, mark: self.advance(start, start + len as u64) }
     }
 
-    /// Bytes copied and the offset after them (holes, see [`stream`](crate::stream), count in the offset alone).
     fn copy_out<'b>(&self, from: u64, pieces: impl Iterator<Item = &'b mut [u8]>) -> (usize, u64) {
         let end = self.socket.state.rcv_end.load(Ordering::Acquire);
-        let chunks = self.socket.receive_chunks();
-        let mut at = from;
-        let mut copied = 0;
-        for piece in pieces {
-            let mut filled = 0;
-            while filled < piece.len() && at < end {
-                let rest = (end - at) as usize;
-                let Some(span) = chunks.span(at) else {
-                    at += (CHUNK_SIZE - at as usize % CHUNK_SIZE).min(rest) as u64;
-                    continue;
-                };
-                let len = span.len.min(rest).min(piece.len() - filled);
-                self.load(span, &mut piece[filled..filled + len]);
-                filled += len;
-                copied += len;
-                at += len as u64;
-            }
-        }
-        (copied, at)
-    }
-
-    fn load(&self, span: Span, to: &mut [u8]) {
-        // SAFETY: `to` is writable for its length.
-        unsafe { self.socket.pool.load(span.chunk, span.at, to.as_mut_ptr(), to.len()) }
+        copy_out(&self.socket, from, end, pieces)
     }
 
     /// Gives back what was read and publishes the cursor. True when the engine wants to hear of it.
@@ -213,4 +204,37 @@ impl<'m> ReceiveReader<'m> {
         let due = self.socket.state.window_update_at.load(Ordering::Relaxed);
         from < due && due <= to
     }
+}
+
+/// Copies from `from` up to `end`. Returns the bytes copied and the offset after them; holes (see
+/// [`stream`](crate::stream)) count in the offset alone. Ends for any offsets, since a piece is filled or a chunk passed
+/// with each step, and a map's span is never exceeded.
+fn copy_out<'b>(
+    socket: &SocketRef<'_>,
+    from: u64,
+    end: u64,
+    pieces: impl Iterator<Item = &'b mut [u8]>,
+) -> (usize, u64) {
+    let chunks = socket.receive_chunks();
+    let end = end.min(chunk_start(from).saturating_add(MAP_SPAN));
+    let mut at = from;
+    let mut copied = 0;
+    for piece in pieces {
+        let mut filled = 0;
+        while filled < piece.len() && at < end {
+            let rest = (end - at) as usize;
+            let Some(span) = chunks.span(at) else {
+                at += (CHUNK_SIZE - at as usize % CHUNK_SIZE).min(rest) as u64;
+                continue;
+            };
+            let len = span.len.min(rest).min(piece.len() - filled);
+            let to = &mut piece[filled..filled + len];
+            // SAFETY: `to` is writable for its length.
+            unsafe { socket.pool.load(span.chunk, span.at, to.as_mut_ptr(), len) };
+            filled += len;
+            copied += len;
+            at += len as u64;
+        }
+    }
+    (copied, at)
 }

@@ -48,8 +48,8 @@ impl<'m> SendWriter<'m> {
     }
 
     fn space_after(&self, acked: u64, end: u64) -> usize {
-        let buffer = acked + self.socket.state.send_buffer.load(Ordering::Relaxed) as u64;
-        let map = chunk_start(acked) + MAP_SPAN;
+        let buffer = acked.saturating_add(self.socket.state.send_buffer.load(Ordering::Relaxed) as u64);
+        let map = chunk_start(acked).saturating_add(MAP_SPAN);
         buffer.min(map).saturating_sub(end) as usize
     }
 
@@ -64,7 +64,7 @@ impl<'m> SendWriter<'m> {
         let chunks = self.socket.send_chunks();
         let acked = self.socket.state.snd_acked.load(Ordering::Acquire);
         let start = self.socket.cursor.snd_end.load(Ordering::Relaxed);
-        let limit = start + self.space_after(acked, start) as u64;
+        let limit = start.saturating_add(self.space_after(acked, start) as u64);
         let mut end = start;
         let mut outcome = WriteEnd::All;
         'pieces: for mut piece in pieces {
@@ -219,6 +219,29 @@ impl SendReader {
         if self.holding && self.acked == self.end && socket.send_chunks().take_last(self.acked) {
             self.holding = false;
         }
+    }
+
+    /// Relay: the engine writes to the stream itself, after the application's last byte. Returns how many bytes were
+    /// stored; fewer when the send buffer or the pool has no more room.
+    pub fn append(&mut self, socket: &SocketRef<'_>, bytes: &[u8]) -> usize {
+        let buffer = self.acked + socket.state.send_buffer.load(Ordering::Relaxed) as u64;
+        let limit = buffer.min(chunk_start(self.acked) + MAP_SPAN);
+        let chunks = socket.send_chunks();
+        let start = self.end;
+        let mut rest = &bytes[..bytes.len().min(limit.saturating_sub(start) as usize)];
+        while !rest.is_empty() {
+            let Ok(span) = chunks.hold(self.end) else { break };
+            let (now, later) = rest.split_at(rest.len().min(span.len));
+            chunks.pool.store(span.chunk, span.at, now);
+            self.end += now.len() as u64;
+            rest = later;
+        }
+        if self.end != start {
+            socket.cursor.snd_end.store(self.end, Ordering::Release);
+            chunks.let_go(self.end);
+            self.holding = true;
+        }
+        (self.end - start) as usize
     }
 
     /// Gives back all chunks of a stream that nobody sends from any more.

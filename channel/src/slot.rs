@@ -6,7 +6,8 @@ use crate::memory::{SessionRef, Slot, SocketRef};
 use crate::sync::{AtomicU64, Ordering};
 
 impl<'m> SessionRef<'m> {
-    /// Claims a free slot for process `claimant` (0: the engine). The slot is as new: all zero but its generation.
+    /// Claims a free slot for process `claimant` (0: the engine). The slot is as new: all zero but its generation. The
+    /// engine does not believe the bitmap: a slot that its own table knows as used is claimed again and not given back.
     pub fn claim_slot(self, claimant: u32) -> Option<SocketRef<'m>> {
         let slot = Slot::new(self.free_sockets().claim()?)?;
         let socket = self.socket(slot);

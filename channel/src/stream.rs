@@ -153,7 +153,11 @@ impl<'m> Chunks<'m> {
 
     /// Empties the entry of the chunk of `offset`. True when there was something in it.
     fn empty(self, offset: u64) -> bool {
-        let old = self.entry(offset).swap(map_entry::EMPTY, Ordering::AcqRel);
+        let entry = self.entry(offset);
+        if entry.load(Ordering::Acquire) == map_entry::EMPTY {
+            return false;
+        }
+        let old = entry.swap(map_entry::EMPTY, Ordering::AcqRel);
         if let Some(chunk) = ChunkIndex::from_entry(old) {
             self.pool.give_back(chunk);
         }

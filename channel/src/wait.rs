@@ -5,19 +5,21 @@
 //! level up: the waiter announces `sleeping`, fences and looks once more; the engine sets the ready bit, fences and looks
 //! at `sleeping`.
 //!
-//! **Several threads on one epoll set.** The doorbell's byte may be consumed only by a thread that has found no more
-//! news, and a thread that leaves while others sleep announces `sleeping` again for them ([`Waitable::leave`]).
+//! **Several threads on one epoll set.** The doorbell is readable for all of them until its byte is taken. A thread takes
+//! it only after it has found no more news, and before it calls [`Waitable::leave`], which announces again for those who
+//! still sleep. Whoever lists news wakes a sleeper: the engine by writing the doorbell, a thread of the family (a
+//! level-triggered member that stays ready, news that did not fit its array) by [`op::WAKE`].
 
 use crate::attention::take_lowest;
 use crate::layout::*;
 use crate::memory::{SessionRef, Slot, SocketRef, WaitableId};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence, fence_after_rmw};
 
 impl WaitLine {
     /// Makes `waitable` hear of the socket. Look at the socket's state afterwards.
     pub fn subscribe(&self, waitable: WaitableId) {
         self.waiters[waitable.index() / 64].fetch_or(1 << (waitable.index() % 64), Ordering::AcqRel);
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
     }
 
     pub fn unsubscribe(&self, waitable: WaitableId) {
@@ -33,10 +35,7 @@ pub fn notify(waitables: &[Waitable; WAITABLES], socket: &SocketRef<'_>, mut rin
         let mut bits = waiters.load(Ordering::Relaxed);
         while let Some(bit) = take_lowest(&mut bits) {
             let Some(id) = WaitableId::new((word * 64) as u32 + bit) else { continue };
-            let waitable = &waitables[id.index()];
-            waitable.mark_ready(socket.slot);
-            fence(Ordering::SeqCst);
-            if waitable.wake() {
+            if waitables[id.index()].list(socket.slot) {
                 ring(id);
             }
         }
@@ -75,27 +74,31 @@ impl SessionRef<'_> {
 }
 
 impl Waitable {
-    /// Lists a socket as ready: by the engine, and by the family for a level-triggered member that is still ready.
-    pub fn mark_ready(&self, slot: Slot) {
+    /// Lists a socket as ready: by the engine, and by the family for a level-triggered member that is still ready. True:
+    /// somebody sleeps; write the doorbell (engine) or send [`op::WAKE`] (family).
+    #[must_use]
+    pub fn list(&self, slot: Slot) -> bool {
         let word = slot.index() / 64;
         self.ready[word].fetch_or(1 << (slot.index() % 64), Ordering::AcqRel);
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         let summary = &self.summary[word / 64];
         let bit = 1 << (word % 64);
         if summary.load(Ordering::Relaxed) & bit == 0 {
             summary.fetch_or(bit, Ordering::AcqRel);
+            fence_after_rmw();
         }
+        self.wake()
     }
 
-    /// True when the doorbell is to be rung: somebody sleeps, and this call is the one that wakes. A fence (or a
-    /// publication with one) has gone before.
+    /// True when the doorbell is to be rung: somebody sleeps, and this call is the one that wakes. A fence has gone
+    /// before, after what there is to see was published.
     #[must_use]
     pub fn wake(&self) -> bool {
         self.sleeping.load(Ordering::Relaxed) != 0 && self.sleeping.swap(0, Ordering::AcqRel) != 0
     }
 
-    /// The waiter is about to block. True: look at nothing more, block on the doorbell, then [`leave`](Self::leave).
-    /// False: a socket was listed meanwhile. A blocked call looks at its socket as well, between this and blocking.
+    /// The waiter has taken all the news and is about to block. True: block on the doorbell, unless a look at the socket
+    /// it waits for says otherwise. False: a socket was listed meanwhile. [`leave`](Self::leave) in either case.
     #[must_use]
     pub fn enter(&self) -> bool {
         self.sleepers.fetch_add(1, Ordering::AcqRel);
@@ -103,28 +106,21 @@ impl Waitable {
     }
 
     fn announce(&self) -> bool {
-        self.sleeping.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.sleeping.swap(1, Ordering::AcqRel);
+        fence_after_rmw();
         !self.has_news()
     }
 
-    /// The waiter blocks no longer (or found after [`enter`](Self::enter) that it need not). The outcome says what
-    /// becomes of a byte in the doorbell.
-    pub fn leave(&self) -> Leave {
-        let before = self.sleepers.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| count.checked_sub(1));
-        if before.unwrap_or(0) > 1 {
-            return Leave::OthersSleep;
-        }
-        self.sleeping.store(0, Ordering::Relaxed);
-        Leave::Alone
-    }
-
-    /// Several sleep on this waitable, and this thread, awake, has taken all the news and the doorbell's byte: announces
-    /// for those who still sleep. True: done. False: there is news again; take it, or, if that cannot be, leave the
-    /// doorbell readable for them.
+    /// The waiter blocks no longer (or found after [`enter`](Self::enter) that it need not), has taken the news it can
+    /// and, if there was no more, the doorbell's byte. True: it leaves news to others who sleep, send [`op::WAKE`].
     #[must_use]
-    pub fn announce_for_others(&self) -> bool {
-        self.announce()
+    pub fn leave(&self) -> bool {
+        // A count that a hostile relative set to 0 does not wrap.
+        let _ = self.sleepers.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| count.checked_sub(1));
+        self.sleeping.swap(0, Ordering::AcqRel);
+        fence_after_rmw();
+        // Who entered before the swap is counted here; who enters after it announces itself.
+        self.sleepers.load(Ordering::Relaxed) != 0 && !self.announce() && self.wake()
     }
 
     /// True when sockets are listed.
@@ -132,7 +128,7 @@ impl Waitable {
         self.summary.iter().any(|summary| summary.load(Ordering::Acquire) != 0)
     }
 
-    /// Starts a round over the listed sockets. Those not taken from the result must be listed again
+    /// Starts a round over the listed sockets. What is not taken from the result must be put back
     /// ([`News::put_back`]).
     pub fn take_news(&self) -> News {
         let mut news = News::default();
@@ -165,15 +161,6 @@ impl Waitable {
     }
 }
 
-/// What to do after waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// Nobody else sleeps here: take the doorbell's byte if there is one.
-    Alone,
-    /// Others sleep here. Take the byte only after all the news, and then [`Waitable::announce_for_others`].
-    OthersSleep,
-}
-
 /// A round over a waitable's listed sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct News {
@@ -195,16 +182,24 @@ impl News {
         }
     }
 
-    /// Lists again what this round has not come to.
-    pub fn put_back(self, waitable: &Waitable) {
+    /// Lists again what this round has not come to. True: another thread, which sleeps, may have looked meanwhile and
+    /// found nothing; send [`op::WAKE`].
+    #[must_use]
+    pub fn put_back(self, waitable: &Waitable) -> bool {
+        let mut summary = self.summary;
         if self.bits != 0 {
             waitable.ready[self.word].fetch_or(self.bits, Ordering::AcqRel);
-            waitable.summary[self.word / 64].fetch_or(1 << (self.word % 64), Ordering::AcqRel);
+            summary[self.word / 64] |= 1 << (self.word % 64);
         }
-        for (left, summary) in self.summary.iter().zip(&waitable.summary) {
+        if summary.iter().all(|&left| left == 0) {
+            return false;
+        }
+        for (left, summary) in summary.iter().zip(&waitable.summary) {
             if *left != 0 {
                 summary.fetch_or(*left, Ordering::AcqRel);
             }
         }
+        fence(Ordering::SeqCst);
+        waitable.wake()
     }
 }
