@@ -364,4 +364,3 @@ impl<K: Kernel> Queues<K> {
         self.rings.tx.taken() == self.rings.completion.written()
     }
 }
-
