@@ -44,7 +44,7 @@ mod geometry {
 #[cfg(loom)]
 mod geometry {
     pub const SOCKETS: usize = 64;
-    pub const WAITABLES: usize = 64;
+    pub const WAITABLES: usize = 4;
     pub const EPOLL_SETS: usize = 1;
     pub const SHARDS: usize = 1;
     pub const LANES: usize = 2;
@@ -61,7 +61,7 @@ mod geometry {
 pub const SOCKET_WORDS: usize = SOCKETS / 64;
 pub const SOCKET_SUMMARY: usize = SOCKET_WORDS.div_ceil(64);
 pub const CHUNK_WORDS: usize = CHUNKS / 64;
-pub const WAITABLE_WORDS: usize = WAITABLES / 64;
+pub const WAITABLE_WORDS: usize = WAITABLES.div_ceil(64);
 
 /// First page. Written by the engine before the memory is handed out; afterwards only `dead` and `epoch` change.
 #[repr(C, align(64))]

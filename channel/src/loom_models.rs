@@ -15,6 +15,13 @@ use core::array::from_fn;
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
 
+/// Runs a model with all interleavings of at most `preemptions` (or `LOOM_MAX_PREEMPTIONS`) preemptions.
+fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(preemptions);
+    builder.check(model);
+}
+
 /// A socket with a pool of its own, as new memory is.
 struct World {
     state: StateLine,

@@ -1,6 +1,6 @@
 //! Lanes: commands in order and whole, replies to the one who asked, lanes of the dead taken over.
 
-use super::Doorbell;
+use super::{Doorbell, check};
 use crate::lane::{LaneReader, Next, claim};
 use crate::layout::*;
 use crate::memory::WaitableId;
@@ -43,7 +43,7 @@ fn take(reader: &mut LaneReader, shard: &Shard) -> Option<u64> {
 
 #[test]
 fn loom_lane_ring() {
-    loom::model(|| {
+    check(3, || {
         let shard = Shard::new();
         let family = {
             let shard = shard.clone();
@@ -78,7 +78,7 @@ fn loom_lane_ring() {
 
 #[test]
 fn loom_lane_reply() {
-    loom::model(|| {
+    check(3, || {
         let shard = Shard::new();
         let doorbell = Doorbell::new();
         let shard_bell = Doorbell::new();
@@ -131,7 +131,7 @@ fn take_nothing(reader: &LaneReader, shard: &Shard) -> bool {
 
 #[test]
 fn loom_lane_of_a_dead_thread() {
-    loom::model(|| {
+    check(3, || {
         let shard = Shard::new();
         for lane in &shard.lanes {
             lane.owner.store(13, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! No wake-up is lost: shards that sleep, waiters that sleep, several waiters on one set.
 
-use super::{Doorbell, World};
+use super::{Doorbell, World, check};
 use crate::layout::*;
 use crate::memory::{Slot, WaitableId};
 use crate::receive::ReceiveWriter;
@@ -27,9 +27,7 @@ fn set() -> WaitableId {
 /// Two threads mark two sockets of one word; the shard sleeps whenever it finds nothing. It must come to see both.
 #[test]
 fn loom_shard_sleep_handshake() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(|| {
+    check(3, || {
         let attention = Arc::new(Attention::fresh());
         let cursors = Arc::new([AtomicCursor::new(0), AtomicCursor::new(0)]);
         let doorbell = Doorbell::new();
@@ -67,7 +65,7 @@ type AtomicCursor = crate::sync::AtomicU64;
 /// A blocked read: subscribes, looks, announces, looks, sleeps.
 #[test]
 fn loom_blocked_call() {
-    loom::model(|| {
+    check(3, || {
         let world = Arc::new(World::new(2, 0));
         let waitables = waitables();
         let doorbell = Doorbell::new();
@@ -105,9 +103,7 @@ fn loom_blocked_call() {
 /// An epoll set: the waiter knows of news only by the list. Two publications on two sockets.
 #[test]
 fn loom_epoll_set() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(|| {
+    check(3, || {
         let waitables = waitables();
         let doorbell = Doorbell::new();
         let engine = {
@@ -145,9 +141,7 @@ fn loom_epoll_set() {
 /// doorbell's byte stays until somebody has found no more news.
 #[test]
 fn loom_epoll_set_with_two_sleepers() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
-    model.check(|| {
+    check(2, || {
         let waitables = waitables();
         let doorbell = Pipe::new();
         let sleepers: Vec<_> = (0..2)
