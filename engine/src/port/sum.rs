@@ -3,8 +3,7 @@
 //! Sums are kept in memory order: 16-bit words as the machine loads them. RFC 1071 section 2 (B) shows that the folded
 //! result, stored as it was loaded, is right on either byte order.
 
-/// Bytes copied before they are summed: the sum reads the copy while it is still in the first-level cache.
-const BLOCK: usize = 1024;
+use persona_channel::copy::copy_and_sum;
 
 /// A running one's-complement sum over a sequence of pieces of any length.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,17 +42,15 @@ impl Sum {
 
     /// Copies `to.len()` bytes from memory that somebody else may be writing, and adds what arrived.
     ///
-    /// The source is read once: the sum is taken of the copy, so that checksum and bytes always agree.
+    /// Each byte is read once, so that checksum and copy always agree.
     ///
     /// # Safety
     ///
     /// `from` must be readable for `to.len()` bytes and must not overlap `to`.
     pub unsafe fn copy(&mut self, from: *const u8, to: &mut [u8]) {
-        for (index, block) in to.chunks_mut(BLOCK).enumerate() {
-            // SAFETY: the caller vouches for the whole of the source; `block` lies at the same offset of `to`.
-            unsafe { core::ptr::copy_nonoverlapping(from.add(index * BLOCK), block.as_mut_ptr(), block.len()) };
-            self.add(block);
-        }
+        // SAFETY: the caller vouches for the source; `to` is writable for its length.
+        let copied = unsafe { copy_and_sum(from, to.as_mut_ptr(), to.len()) };
+        self.join(u64::from(copied.native()), to.len());
     }
 
     /// The sum folded to 16 bits, in memory order, not complemented.
