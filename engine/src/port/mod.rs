@@ -13,7 +13,9 @@ pub mod interface;
 pub mod mapping;
 pub mod memory;
 pub mod merge;
+pub mod packet;
 pub mod sum;
+pub mod vnet;
 pub mod xdp;
 
 use persona_stack::{Gso, Offload, RxFrame, TxChecksum};

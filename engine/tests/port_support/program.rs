@@ -81,3 +81,16 @@ impl Redirect {
         bpf(BPF_MAP_UPDATE_ELEM, &attributes).expect("entering the socket into the map");
     }
 }
+
+const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+
+/// A socket filter that lets nothing through.
+pub fn refuse_all() -> OwnedFd {
+    // return 0
+    let instructions: [u64; 2] = [0xb7, 0x95];
+    let license = c"MIT";
+    let mut load = words(&[BPF_PROG_TYPE_SOCKET_FILTER, instructions.len() as u32]);
+    load.extend((instructions.as_ptr() as u64).to_ne_bytes());
+    load.extend((license.as_ptr() as u64).to_ne_bytes());
+    fd(bpf(BPF_PROG_LOAD, &load).expect("socket filter"))
+}

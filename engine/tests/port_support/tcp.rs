@@ -28,8 +28,8 @@ const SYN: u8 = 2;
 const FIN: u8 = 1;
 const ACK: u8 = 0x10;
 const PSH: u8 = 8;
-/// Window scale that we announce.
-const OUR_SCALE: u8 = 7;
+/// Window scale that we announce: a window of 512 KiB, less than what the ring of any port holds.
+const OUR_SCALE: u8 = 4;
 
 impl<'a> Connection<'a> {
     pub fn open(port: &'a mut dyn Port, local: u16, remote: u16, mss: u16) -> Self {
