@@ -112,9 +112,7 @@ impl<'a> Cut<'a> {
             }
             Form::Whole(Some((start, offset))) => (Sum::default(), start, offset),
             Form::Tcp(layout) => {
-                self.edit(layout, header, len);
-                let pseudo = layout.pseudo_header(header, header_len - layout.l4 + len);
-                sum::store(header, layout.l4 + TCP_CHECKSUM, pseudo.fold());
+                self.edit_and_start_sum(layout, header, len);
                 (Sum::default(), layout.l4, TCP_CHECKSUM)
             }
         };
@@ -135,9 +133,31 @@ impl<'a> Cut<'a> {
         TxChecksum::Complete
     }
 
+    /// Writes only the headers of the next frame, for devices that sum; the caller sends the payload from the pieces.
+    pub fn write_header(&mut self, header: &mut [u8]) -> TxChecksum {
+        debug_assert!(self.device_sums && self.frames() == 1);
+        let len = self.payload_len;
+        header.copy_from_slice(self.header);
+        let left = match self.form {
+            Form::Whole(None) => TxChecksum::Complete,
+            Form::Whole(Some((start, offset))) => TxChecksum::Partial { start: start as u16, offset: offset as u16 },
+            Form::Tcp(layout) => self.edit_and_start_sum(layout, header, len),
+        };
+        self.advance(len);
+        left
+    }
+
     fn advance(&mut self, len: usize) {
         self.done += len;
         self.written += 1;
+    }
+
+    /// Makes the header that of the next frame, with the pseudo-header sum in the checksum field.
+    fn edit_and_start_sum(&self, layout: Layout, header: &mut [u8], len: usize) -> TxChecksum {
+        self.edit(layout, header, len);
+        let pseudo = layout.pseudo_header(header, header.len() - layout.l4 + len);
+        sum::store(header, layout.l4 + TCP_CHECKSUM, pseudo.fold());
+        TxChecksum::Partial { start: layout.l4 as u16, offset: TCP_CHECKSUM as u16 }
     }
 
     /// Makes the header template that of the frame with `len` payload bytes from `done` on.

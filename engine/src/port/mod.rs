@@ -15,6 +15,7 @@ pub mod memory;
 pub mod merge;
 pub mod packet;
 pub mod sum;
+pub mod tap;
 pub mod vnet;
 pub mod xdp;
 
