@@ -1,8 +1,18 @@
 //! The engine: ports, shards, steering, host integration, sessions and the `persona` command.
 
 pub mod admin;
+pub mod capture;
+pub mod clock;
 pub mod command;
 pub mod config;
+pub mod control;
+pub mod hooks;
 pub mod keeper;
 pub mod ledger;
+pub mod mailbox;
+pub mod mesh;
+pub mod message;
 pub mod port;
+pub mod privileges;
+pub mod session;
+pub mod shard;

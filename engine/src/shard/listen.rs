@@ -1,0 +1,174 @@
+//! listen(): on every shard at once, decided by the control thread.
+//!
+//! The slot's owner asks; the control thread settles the port, lets each shard listen and says when all do. Completed
+//! connections lie in the accept ring of the shard that owns their flow (see `Host::incoming`).
+
+use super::Shard;
+use super::commands::{Outcome, errno};
+use super::host::shard_index;
+use super::options::Settings;
+use super::record::{self, Phase, change_bits, set_bits};
+use super::sessions::{Listener, owner_of, owner_of_listener};
+use crate::message::{ControlMessage, ListenOrder, Origin, SlotKey};
+use persona_channel::accept::AcceptWriter;
+use persona_channel::layout::state_bits;
+use persona_channel::memory::{ListenerIndex, Slot};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Linux's net.core.somaxconn: the most that a backlog counts for.
+const LARGEST_BACKLOG: u32 = 4_096;
+
+impl Shard {
+    pub(crate) fn listen(&mut self, key: SlotKey, origin: Origin, backlog: u64) -> Outcome {
+        let Some((record, _)) = self.host.sessions.socket(owner_of(key.session, key.slot)) else {
+            return Outcome::Done(-libc::EBADF);
+        };
+        // A negative backlog is a huge one, as on Linux.
+        let backlog = (backlog as u32).min(LARGEST_BACKLOG);
+        match record.phase {
+            Phase::Idle | Phase::Failed => {}
+            Phase::Listening(_) => {
+                self.links.send_control(ControlMessage::Retune { key, backlog: Some(backlog), settings: None });
+                return Outcome::Done(0);
+            }
+            _ => return Outcome::Done(-libc::EINVAL),
+        }
+        record.phase = Phase::Opening;
+        let settings = Box::new(record.settings);
+        self.links.send_control(ControlMessage::Listen { key, origin, backlog, settings });
+        Outcome::Pending
+    }
+
+    /// Listens on this shard.
+    pub(crate) fn listen_here(&mut self, order: &ListenOrder) {
+        let result = self.add_listener(order);
+        self.links.send_control(ControlMessage::Listening { ticket: order.ticket, result });
+    }
+
+    fn add_listener(&mut self, order: &ListenOrder) -> Result<(), i32> {
+        let ListenOrder { key, local, backlog, listener: ring, settings, .. } = order;
+        let attached = self.host.sessions.get(key.session).ok_or(libc::EBADF)?;
+        let owner = owner_of_listener(key.session, key.slot);
+        // The accept ring bounds what is accepted; the stack bounds what is half-open.
+        let id = self.stack.listen(owner, *local, (*backlog).max(1), &settings.stack).map_err(errno)?;
+        let mut accept = AcceptWriter::new();
+        accept.reset(attached.session.view().accept_ring(*ring, shard_index(self.links.index)));
+        attached.listeners.push(Listener {
+            slot: key.slot,
+            generation: key.generation,
+            id,
+            ring: *ring,
+            accept,
+            local: *local,
+            backlog: *backlog,
+            settings: *settings,
+            retuned: false,
+            news: false,
+        });
+        Ok(())
+    }
+
+    /// Every shard listens, or none does.
+    pub(crate) fn listened(&mut self, key: SlotKey, origin: Origin, result: Result<(SocketAddr, ListenerIndex), i32>) {
+        let owner = owner_of(key.session, key.slot);
+        let known = self.host.sessions.socket(owner).filter(|(record, _)| record.generation == key.generation);
+        if let Some((record, socket)) = known {
+            match result {
+                Ok((_, listener)) if record.phase == Phase::Orphan => {
+                    record.claims_port = true;
+                    self.links.send_control(ControlMessage::Unlisten { key, listener });
+                }
+                Ok((local, ring)) => {
+                    record.phase = Phase::Listening(ring);
+                    record.bound = Some(local);
+                    record.local = Some(local);
+                    record.claims_port = true;
+                    record::publish_addresses(&socket, record.local, None);
+                    socket.address.listener.store(ring.get(), Ordering::Release);
+                    set_bits(&socket, state_bits::LISTENING);
+                }
+                Err(_) => {
+                    // listen() on an unbound socket may have bound it all the same.
+                    record.claims_port = true;
+                    if record.phase == Phase::Orphan {
+                        self.free_slot(key.session, key.slot);
+                    } else {
+                        record.phase = Phase::Idle;
+                    }
+                }
+            }
+        }
+        self.complete(origin, result.err().map_or(0, |errno| -errno), &[]);
+    }
+
+    pub(crate) fn retune(&mut self, key: SlotKey, backlog: Option<u32>, settings: Option<&Settings>) {
+        let Some(attached) = self.host.sessions.get(key.session) else { return };
+        let Some(listener) = attached.listener(key.slot) else { return };
+        if listener.generation != key.generation {
+            return;
+        }
+        listener.backlog = backlog.unwrap_or(listener.backlog);
+        if let Some(settings) = settings {
+            listener.settings = *settings;
+            listener.retuned = true;
+        }
+    }
+
+    /// shutdown(SHUT_RD) of a listener: it becomes an idle socket that keeps its address.
+    pub(crate) fn stop_listening(&mut self, key: SlotKey) {
+        let Some((record, socket)) = self.host.sessions.socket(owner_of(key.session, key.slot)) else { return };
+        let Phase::Listening(listener) = record.phase else { return };
+        record.phase = Phase::Idle;
+        change_bits(&socket, 0, state_bits::LISTENING);
+        self.links.send_control(ControlMessage::Unlisten { key, listener });
+    }
+
+    /// Stops listening on this shard. Connections that nobody accepted are reset.
+    pub(crate) fn unlisten_here(&mut self, key: SlotKey, ticket: u32) {
+        if let Some(listener) = self.take_listener(key) {
+            let _ = self.stack.unlisten(self.now, listener.id, &mut self.host);
+            self.reset_unaccepted(key.session, listener);
+        }
+        self.links.send_control(ControlMessage::Unlistened { ticket });
+    }
+
+    fn take_listener(&mut self, key: SlotKey) -> Option<Listener> {
+        let listeners = &mut self.host.sessions.get(key.session)?.listeners;
+        let place =
+            listeners.iter().position(|listener| listener.slot == key.slot && listener.generation == key.generation)?;
+        Some(listeners.swap_remove(place))
+    }
+
+    fn reset_unaccepted(&mut self, session: u32, mut listener: Listener) {
+        let Some(attached) = self.host.sessions.get(session) else { return };
+        let shared = Arc::clone(&attached.session);
+        let ring = shared.view().accept_ring(listener.ring, shard_index(self.links.index));
+        let mut unaccepted: Vec<Slot> = Vec::new();
+        while let Some(accepted) = listener.accept.take_back(ring) {
+            let Some(record) = attached.record(accepted.slot) else { continue };
+            // Entries lie in shared memory: only what nobody has bound, and is what it was, is taken back.
+            if record.generation == accepted.generation && record.anchor.is_none() && record.has_application() {
+                unaccepted.push(accepted.slot);
+            }
+        }
+        for slot in unaccepted {
+            let Some((record, _)) = self.host.sessions.socket(owner_of(session, slot)) else { continue };
+            record.phase = Phase::Orphan;
+            match record.connection {
+                Some(connection) => drop(self.stack.abort(self.now, connection, &mut self.host)),
+                None => self.free_slot(session, slot),
+            }
+        }
+    }
+
+    /// No shard listens any more: the slot of a closed listener is free.
+    pub(crate) fn unlistened(&mut self, key: SlotKey) {
+        let owner = owner_of(key.session, key.slot);
+        let Some((record, _)) = self.host.sessions.socket(owner) else { return };
+        if record.generation == key.generation && record.phase == Phase::Orphan {
+            self.free_slot(key.session, key.slot);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! How a shard stands: its sockets as `ss -tin` shows them, its counters, its ports'.
+
+use super::Shard;
+use super::host::shard_index;
+use super::record::Phase;
+use crate::admin::Socket;
+use crate::message::ControlMessage;
+use crate::port::PortCounters;
+use persona_stack::PortId;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// A shard's counters.
+#[derive(Clone, Debug, Default)]
+pub struct ShardReport {
+    /// The stack's, by Linux's names.
+    pub stack: Vec<(&'static str, u64)>,
+    /// The shard's own.
+    pub shard: BTreeMap<String, u64>,
+    pub ports: Vec<(PortId, PortCounters)>,
+}
+
+/// One socket of the shard.
+pub type SocketReport = Socket;
+
+impl Shard {
+    pub(crate) fn report(&mut self, ticket: u32, sockets: bool) {
+        let sockets = if sockets { self.socket_reports() } else { Vec::new() };
+        let report = Box::new(ShardReport {
+            stack: Vec::new(),
+            shard: self.own_counters(),
+            ports: self
+                .host
+                .attachments
+                .iter()
+                .filter_map(|attachment| Some((attachment.id, attachment.port.as_ref()?.counters())))
+                .collect(),
+        });
+        let shard = self.links.index as u8;
+        self.links.send_control(ControlMessage::Report { ticket, shard, report, sockets });
+    }
+
+    fn own_counters(&self) -> BTreeMap<String, u64> {
+        let super::host::ShardCounters {
+            handed_over,
+            mailbox_full,
+            looped,
+            loop_full,
+            deferred_full,
+            damaged_streams,
+            accept_full,
+            slots_exhausted,
+            store_short,
+            doorbells,
+            sleeps,
+        } = self.host.counters;
+        let counters = [
+            ("ShardHandedOver", handed_over),
+            ("ShardMailboxFull", mailbox_full),
+            ("ShardLooped", looped),
+            ("ShardLoopFull", loop_full),
+            ("ShardDeferredFull", deferred_full),
+            ("ShardDamagedStreams", damaged_streams),
+            ("ShardAcceptFull", accept_full),
+            ("ShardSlotsExhausted", slots_exhausted),
+            ("ShardStoreShort", store_short),
+            ("ShardDoorbells", doorbells),
+            ("ShardSleeps", sleeps),
+            ("ShardPortFailures", self.failed_ports),
+        ];
+        counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn socket_reports(&mut self) -> Vec<Socket> {
+        let shard = self.links.index;
+        let mut reports = Vec::new();
+        for attached in self.host.sessions.iter() {
+            let session = std::sync::Arc::clone(&attached.session);
+            let view = session.view();
+            let waiting: BTreeMap<u32, (u32, u32)> = attached
+                .listeners
+                .iter()
+                .map(|listener| {
+                    let ring = view.accept_ring(listener.ring, shard_index(shard));
+                    (listener.slot.get(), (listener.accept.len(ring).unwrap_or(0), listener.backlog))
+                })
+                .collect();
+            for record in attached.records() {
+                let socket = view.socket(record.slot);
+                let info: Option<()> = None;
+                let listening = matches!(record.phase, Phase::Listening(_));
+                let (recv_q, send_q) = if listening {
+                    let (waiting, backlog) = waiting.get(&record.slot.get()).copied().unwrap_or_default();
+                    (u64::from(waiting), u64::from(backlog))
+                } else {
+                    let read = record.receive.poll_read(&socket);
+                    (record.receive.published() - read, record.send.end() - record.send.acked())
+                };
+                let owned = record.has_application();
+                reports.push(Socket {
+                    state: match &info {
+                        Some(()) => "ESTAB".to_owned(),
+                        None if listening => "LISTEN".to_owned(),
+                        None => "UNCONN".to_owned(),
+                    },
+                    local: shown(record.local.or(record.bound)),
+                    remote: shown(record.remote),
+                    recv_q,
+                    send_q,
+                    pid: owned.then_some(session.peer.pid),
+                    program: owned.then(|| session.peer.program.clone()),
+                    uid: Some(session.peer.uid),
+                    session: Some(u64::from(session.index) + 1),
+                    shard: Some(shard as u8),
+                    reason: None,
+                    relay: record.relay.is_some(),
+                    timer: None,
+                    tcp: None,
+                });
+            }
+        }
+        reports
+    }
+}
+
+/// As `ss -n` shows it.
+fn shown(address: Option<SocketAddr>) -> String {
+    match address {
+        None => "*:*".to_owned(),
+        Some(address) if address.ip().is_unspecified() && address.port() == 0 => "*:*".to_owned(),
+        Some(address) if address.port() == 0 => format!("{}:*", address.ip()),
+        Some(address) => address.to_string(),
+    }
+}

@@ -1,0 +1,186 @@
+//! The sessions of one shard: for each, the records of the slots that this shard owns, and its listeners.
+
+use super::options::Settings;
+use super::record::Record;
+use crate::session::Session;
+use persona_channel::accept::AcceptWriter;
+use persona_channel::lane::LaneReader;
+use persona_channel::layout::{LANES, SOCKETS};
+use persona_channel::memory::{ListenerIndex, Slot, SocketRef};
+use persona_stack::{ListenerId, Owner};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Marks an [`Owner`] as a listener.
+const LISTENER: u64 = 1 << 31;
+
+pub fn owner_of(session: u32, slot: Slot) -> Owner {
+    Owner(u64::from(session) << 32 | u64::from(slot.get()))
+}
+
+pub fn owner_of_listener(session: u32, slot: Slot) -> Owner {
+    Owner(owner_of(session, slot).0 | LISTENER)
+}
+
+/// What an [`Owner`] names. Owners come back from the stack as they were given, and are checked all the same.
+pub fn parse(owner: Owner) -> Option<(u32, Slot)> {
+    Some(((owner.0 >> 32) as u32, Slot::new((owner.0 & (LISTENER - 1)) as u32)?))
+}
+
+/// A listening socket as this shard has it; the slot's record lies with the slot's owner.
+pub struct Listener {
+    pub slot: Slot,
+    pub generation: u32,
+    pub id: ListenerId,
+    pub ring: ListenerIndex,
+    pub accept: AcceptWriter,
+    pub local: SocketAddr,
+    pub backlog: u32,
+    pub settings: Settings,
+    /// The settings changed since the stack was told to listen: accepted connections are told theirs.
+    pub retuned: bool,
+    /// Connections were put into the accept ring since the waiters were last told.
+    pub news: bool,
+}
+
+pub struct Attached {
+    pub session: Arc<Session>,
+    /// By slot: place in `records` plus one, 0 for none.
+    places: Vec<u32>,
+    records: Vec<Option<Record>>,
+    vacant: Vec<u32>,
+    pub listeners: Vec<Listener>,
+    pub lanes: [LaneReader; LANES],
+    /// Iteration in which there was last something to do.
+    pub last_active: u64,
+    /// Its attention is not looked at: whoever raises it writes the event.
+    pub parked: bool,
+    /// Slots with relays, which want their own visits.
+    pub relays: u32,
+}
+
+impl Attached {
+    pub fn new(session: Arc<Session>) -> Self {
+        Self {
+            session,
+            places: vec![0; SOCKETS],
+            records: Vec::new(),
+            vacant: Vec::new(),
+            listeners: Vec::new(),
+            lanes: [LaneReader::new(); LANES],
+            last_active: 0,
+            parked: false,
+            relays: 0,
+        }
+    }
+
+    pub fn record(&mut self, slot: Slot) -> Option<&mut Record> {
+        let place = self.places[slot.index()].checked_sub(1)?;
+        self.records[place as usize].as_mut()
+    }
+
+    /// The record and the shared half of its slot.
+    pub fn socket(&mut self, slot: Slot) -> Option<(&mut Record, SocketRef<'_>)> {
+        let place = self.places[slot.index()].checked_sub(1)?;
+        let record = self.records[place as usize].as_mut()?;
+        Some((record, self.session.view().socket(slot)))
+    }
+
+    pub fn insert(&mut self, record: Record) {
+        let slot = record.slot;
+        let place = match self.vacant.pop() {
+            Some(place) => {
+                self.records[place as usize] = Some(record);
+                place
+            }
+            None => {
+                self.records.push(Some(record));
+                self.records.len() as u32 - 1
+            }
+        };
+        self.places[slot.index()] = place + 1;
+    }
+
+    pub fn remove(&mut self, slot: Slot) -> Option<Record> {
+        let place = std::mem::take(&mut self.places[slot.index()]).checked_sub(1)?;
+        let record = self.records[place as usize].take();
+        self.vacant.push(place);
+        record
+    }
+
+    pub fn records(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.records.iter_mut().flatten()
+    }
+
+    pub fn listener(&mut self, slot: Slot) -> Option<&mut Listener> {
+        self.listeners.iter_mut().find(|listener| listener.slot == slot)
+    }
+}
+
+/// All sessions, by index.
+#[derive(Default)]
+pub struct Sessions {
+    list: Vec<Option<Box<Attached>>>,
+}
+
+impl Sessions {
+    pub fn insert(&mut self, session: Arc<Session>) {
+        let index = session.index as usize;
+        if self.list.len() <= index {
+            self.list.resize_with(index + 1, || None);
+        }
+        self.list[index] = Some(Box::new(Attached::new(session)));
+    }
+
+    pub fn remove(&mut self, session: u32) -> Option<Box<Attached>> {
+        self.list.get_mut(session as usize)?.take()
+    }
+
+    pub fn get(&mut self, session: u32) -> Option<&mut Attached> {
+        self.list.get_mut(session as usize)?.as_deref_mut()
+    }
+
+    /// One past the highest index in use.
+    pub fn bound(&self) -> u32 {
+        self.list.len() as u32
+    }
+
+    pub fn iter(&mut self) -> impl Iterator<Item = &mut Attached> {
+        self.list.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    pub fn socket(&mut self, owner: Owner) -> Option<(&mut Record, SocketRef<'_>)> {
+        let (session, slot) = parse(owner)?;
+        self.get(session)?.socket(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::options::Limits;
+
+    #[test]
+    fn records_are_found_by_owner_until_they_are_removed() {
+        let mut sessions = Sessions::default();
+        sessions.insert(Arc::new(crate::session::tests::session(1)));
+        let settings = Settings::new(Limits {
+            send_buffer: 1 << 20,
+            receive_buffer: 1 << 20,
+            defaults: persona_stack::SocketOptions::default(),
+        });
+        let slots: Vec<Slot> = [5, 9, 4_000].into_iter().filter_map(Slot::new).collect();
+        for (generation, &slot) in slots.iter().enumerate() {
+            sessions.get(3).unwrap().insert(Record::new(slot, generation as u32, settings));
+        }
+        for (generation, &slot) in slots.iter().enumerate() {
+            let (record, socket) = sessions.socket(owner_of(3, slot)).unwrap();
+            assert_eq!((record.slot, record.generation, socket.slot), (slot, generation as u32, slot));
+        }
+        assert!(sessions.get(3).unwrap().remove(slots[1]).is_some());
+        assert!(sessions.socket(owner_of(3, slots[1])).is_none());
+        assert!(sessions.socket(owner_of(2, slots[0])).is_none());
+        assert_eq!(sessions.get(3).unwrap().records().count(), 2);
+        assert_eq!(parse(owner_of_listener(3, slots[2])), Some((3, slots[2])));
+    }
+}

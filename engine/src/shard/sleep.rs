@@ -1,0 +1,241 @@
+//! How long a shard looks for work before it sleeps, and how it sleeps without missing any.
+//!
+//! While there is work, the shard polls. Without any it goes on looking for a bounded time, yielding the processor to whatever
+//! shares it, and then announces that it sleeps: to every session, to the other threads; fences; looks at everything once
+//! more; and blocks until a descriptor or a timer wakes it. The time it looks adapts: a sleep that proves short was
+//! a mistake and lengthens it, a long one shortens it.
+
+use super::Shard;
+use super::host::shard_index;
+use persona_channel::attention::sleep_fence;
+use persona_channel::memory::Slot;
+use persona_stack::Instant;
+use rustix::event::{Timespec, epoll};
+use std::time::Duration;
+
+/// Longest time to look for work when it adapts, in microseconds.
+const LONGEST_SPIN: u64 = 100;
+/// A sleep shorter than this was not worth it, in microseconds.
+const SHORT_SLEEP: u64 = 150;
+/// Iterations between looks at the descriptors (hang-ups, events of parked sessions) while there is work.
+const GLANCE_EVERY: u64 = 64;
+/// Descriptors taken from the kernel at once.
+const EVENTS: usize = 256;
+
+/// What an epoll event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    Waker,
+    Port(u32),
+    Session(u32),
+    Anchor { session: u32, slot: Slot },
+}
+
+const WAKER: u64 = 0;
+const PORT: u64 = 1;
+const SESSION: u64 = 2;
+const ANCHOR: u64 = 3;
+
+impl Token {
+    /// Kind in the upper 8 bits, then session (24 bits) and slot.
+    pub fn data(self) -> epoll::EventData {
+        epoll::EventData::new_u64(match self {
+            Token::Waker => WAKER << 56,
+            Token::Port(index) => PORT << 56 | u64::from(index),
+            Token::Session(session) => SESSION << 56 | u64::from(session) << 32,
+            Token::Anchor { session, slot } => ANCHOR << 56 | u64::from(session) << 32 | u64::from(slot.get()),
+        })
+    }
+
+    pub fn parse(data: epoll::EventData) -> Option<Self> {
+        let data = data.u64();
+        let session = (data >> 32) as u32 & 0x00ff_ffff;
+        match data >> 56 {
+            WAKER => Some(Token::Waker),
+            PORT => Some(Token::Port(data as u32)),
+            SESSION => Some(Token::Session(session)),
+            ANCHOR => Some(Token::Anchor { session, slot: Slot::new(data as u32)? }),
+            _ => None,
+        }
+    }
+}
+
+/// When to stop looking for work.
+pub struct Idle {
+    fixed: Option<u64>,
+    budget: u64,
+    busy: bool,
+    /// When there was last something to do.
+    since: Instant,
+    last_glance: u64,
+}
+
+impl Idle {
+    pub fn new(spin: Option<Duration>) -> Self {
+        let fixed = spin.map(|spin| spin.as_micros() as u64);
+        Self { fixed, budget: fixed.unwrap_or(LONGEST_SPIN / 4), busy: true, since: Instant::default(), last_glance: 0 }
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    pub fn note(&mut self, busy: bool) {
+        self.busy = busy;
+    }
+
+    fn slept(&mut self, micros: u64) {
+        if self.fixed.is_none() {
+            self.budget = match micros {
+                ..SHORT_SLEEP => (self.budget * 2 + 5).min(LONGEST_SPIN),
+                _ => self.budget / 2,
+            };
+        }
+    }
+}
+
+impl Shard {
+    /// While there is work: looks at the descriptors now and then, so that a hang-up or a parked session does not wait
+    /// for a lull.
+    pub(crate) fn glance(&mut self, busy: bool) {
+        if busy {
+            self.idle.since = self.now;
+        }
+        if self.iteration - self.idle.last_glance >= GLANCE_EVERY {
+            self.idle.last_glance = self.iteration;
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            self.wait(Some(&now));
+        }
+    }
+
+    /// Nothing to do: yields, and sleeps when that has lasted.
+    pub(crate) fn rest(&mut self) {
+        if self.now.since(self.idle.since).as_micros() < self.idle.budget {
+            std::thread::yield_now();
+            return;
+        }
+        if !self.announce() {
+            self.cancel();
+            return;
+        }
+        let asleep = crate::clock::now();
+        let timeout = self.next_deadline().map(|due| {
+            let micros = due.since(asleep).as_micros();
+            Timespec { tv_sec: (micros / 1_000_000) as i64, tv_nsec: (micros % 1_000_000 * 1_000) as i64 }
+        });
+        self.host.counters.sleeps += 1;
+        // The descriptors are dealt with when everybody has been told that we are awake.
+        let events = self.block(timeout.as_ref());
+        self.cancel();
+        self.idle.last_glance = self.iteration;
+        let awake = crate::clock::now();
+        self.idle.slept(awake.since(asleep).as_micros());
+        self.idle.since = awake;
+        self.now = awake;
+        self.deal_with(&events);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let flows = self.lingering_flows.front().map(|(until, ..)| *until);
+        [self.stack.next_timeout(), flows, self.stopping].into_iter().flatten().min()
+    }
+
+    /// Says that we sleep, and looks once more; `false` when there is something to do after all.
+    fn announce(&mut self) -> bool {
+        let shard = shard_index(self.links.index);
+        self.links.waker().announce();
+        for attached in self.host.sessions.iter().filter(|attached| !attached.parked) {
+            attached.session.view().attention(shard).announce_sleep();
+        }
+        sleep_fence();
+        if !self.links.is_empty()
+            || !self.unfinished.is_empty()
+            || !self.unfinished_relays.is_empty()
+            || !self.early.is_empty()
+        {
+            return false;
+        }
+        let raised = |attached: &mut super::sessions::Attached| {
+            !attached.parked && attached.session.view().attention(shard).is_raised()
+        };
+        if self.host.sessions.iter().any(raised) {
+            return false;
+        }
+        !self.host.attachments.iter_mut().any(|attachment| attachment.port.as_mut().is_some_and(|port| port.pending()))
+    }
+
+    fn cancel(&mut self) {
+        let shard = shard_index(self.links.index);
+        self.links.waker().cancel();
+        for attached in self.host.sessions.iter().filter(|attached| !attached.parked) {
+            attached.session.view().attention(shard).wake_up();
+        }
+    }
+
+    fn wait(&mut self, timeout: Option<&Timespec>) {
+        let events = self.block(timeout);
+        self.deal_with(&events);
+    }
+
+    fn block(&mut self, timeout: Option<&Timespec>) -> Vec<Token> {
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
+        match epoll::wait(&self.epoll, &mut events, timeout) {
+            Ok((events, _)) => events.iter().filter_map(|event| Token::parse(event.data)).collect(),
+            // A signal: whoever sent it is heard elsewhere.
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn deal_with(&mut self, events: &[Token]) {
+        for &event in events {
+            match event {
+                Token::Waker | Token::Port(_) => {}
+                Token::Session(session) => {
+                    let iteration = self.iteration;
+                    let shard = shard_index(self.links.index);
+                    let Some(attached) = self.host.sessions.get(session) else { continue };
+                    if std::mem::take(&mut attached.parked) {
+                        attached.session.view().attention(shard).wake_up();
+                        attached.last_active = iteration;
+                    }
+                }
+                Token::Anchor { session, slot } => self.anchor_event(session, slot),
+            }
+        }
+        if !events.is_empty() {
+            self.idle.note(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_kernel() {
+        let slot = Slot::new(16_383).unwrap();
+        for token in
+            [Token::Waker, Token::Port(7), Token::Session(0xff_ffff), Token::Anchor { session: 0x12_3456, slot }]
+        {
+            assert_eq!(Token::parse(token.data()), Some(token));
+        }
+        assert_eq!(Token::parse(epoll::EventData::new_u64(u64::MAX)), None);
+    }
+
+    #[test]
+    fn short_sleeps_lengthen_the_search_up_to_its_bound_and_long_ones_end_it() {
+        let mut idle = Idle::new(None);
+        for _ in 0..10 {
+            idle.slept(20);
+        }
+        assert_eq!(idle.budget, LONGEST_SPIN);
+        for _ in 0..10 {
+            idle.slept(1_000_000);
+        }
+        assert_eq!(idle.budget, 0);
+        let mut fixed = Idle::new(Some(Duration::from_micros(30)));
+        fixed.slept(1);
+        assert_eq!(fixed.budget, 30);
+    }
+}
