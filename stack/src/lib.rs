@@ -14,14 +14,27 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod api;
+mod congestion;
+mod counters;
+mod env;
+mod flow;
 pub mod frame;
 pub mod ip;
+mod memory;
 pub mod stack;
+mod tcp;
 pub mod time;
 pub mod wire;
 
 pub use api::*;
+pub use counters::{Counter, Counters};
+pub use flow::flow_shard;
 pub use frame::*;
-pub use stack::{Config, MemoryError, Ownership, Stack, flow_shard};
+pub use stack::{Config, MemoryError, Ownership, Stack};
+pub use tcp::info::{Info, Listening};
+pub use tcp::state::State;
 pub use time::{Duration, Instant};

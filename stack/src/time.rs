@@ -1,13 +1,18 @@
 //! Time as the caller counts it. Microseconds, monotonic, from an origin of the caller's choice.
 
 use core::ops::{Add, Sub};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A point in time, in microseconds since the caller's origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub struct Instant(u64);
 
 /// A span of time, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub struct Duration(u64);
 
 impl Instant {

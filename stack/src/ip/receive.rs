@@ -83,6 +83,12 @@ impl<'a> Pieces<'a> {
         Self { head: bytes, tail: &[], len: bytes.len() }
     }
 
+    /// The first piece and those that continue it; what lies beyond [`Pieces::len`] is padding.
+    #[inline]
+    pub(crate) fn parts(&self) -> (&'a [u8], &'a [&'a [u8]]) {
+        (self.head, self.tail)
+    }
+
     /// Bytes of all pieces together.
     #[inline]
     pub fn len(&self) -> usize {

@@ -1,0 +1,91 @@
+//! What is counted, under Linux's names. [`Counter`] is also the vocabulary of the trace: whoever counts something of a
+//! connection tells the trace in the same breath.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// One thing that is counted; the variant's name is the name that Linux's nstat prints.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// All of them in order of their index.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name,)*];
+
+            /// The name that nstat prints.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    TcpActiveOpens, TcpPassiveOpens, TcpAttemptFails, TcpEstabResets,
+    TcpInSegs, TcpOutSegs, TcpRetransSegs, TcpInErrs, TcpOutRsts, TcpInCsumErrors,
+    TcpExtSyncookiesSent, TcpExtSyncookiesRecv, TcpExtSyncookiesFailed,
+    TcpExtEmbryonicRsts, TcpExtOutOfWindowIcmps, TcpExtTW, TcpExtTWRecycled, TcpExtTCPTimeWaitOverflow,
+    TcpExtPAWSActive, TcpExtPAWSEstab, TcpExtDelayedACKs,
+    TcpExtListenOverflows, TcpExtListenDrops, TcpExtTCPReqQFullDoCookies, TcpExtTCPReqQFullDrop,
+    TcpExtTCPHPHits, TcpExtTCPPureAcks, TcpExtTCPHPAcks,
+    TcpExtTCPRenoRecovery, TcpExtTCPSackRecovery, TcpExtTCPSACKReneging, TcpExtTCPSACKDiscard,
+    TcpExtTCPLostRetransmit, TcpExtTCPFastRetrans, TcpExtTCPSlowStartRetrans, TcpExtTCPTimeouts,
+    TcpExtTCPDSACKOldSent, TcpExtTCPDSACKOfoSent, TcpExtTCPDSACKRecv,
+    TcpExtTCPAbortOnData, TcpExtTCPAbortOnClose, TcpExtTCPAbortOnMemory, TcpExtTCPAbortOnTimeout,
+    TcpExtTCPAbortOnLinger, TcpExtTCPAbortFailed,
+    TcpExtTCPRcvCollapsed, TcpExtTCPOFOQueue, TcpExtTCPOFODrop, TcpExtTCPOFOMerge, TcpExtTCPRcvQDrop,
+    TcpExtTCPChallengeACK, TcpExtTCPSYNChallenge, TcpExtTCPACKSkippedChallenge, TcpExtTCPACKSkippedSeq,
+    TcpExtTCPACKSkippedPAWS, TcpExtTCPACKSkippedTimeWait, TcpExtTCPACKSkippedSynRecv,
+    TcpExtTCPSpuriousRTOs, TcpExtTCPSpuriousRtxHostQueues,
+    TcpExtTCPKeepAlive, TcpExtTCPWinProbe, TcpExtTCPToZeroWindowAdv, TcpExtTCPFromZeroWindowAdv,
+    TcpExtTCPWantZeroWindowAdv, TcpExtTCPSynRetrans, TcpExtTCPOrigDataSent, TcpExtTCPDelivered,
+    TcpExtTCPMTUPFail, TcpExtTCPMTUPSuccess, TcpExtTCPBacklogDrop, TcpExtTCPTimeWaitReset,
+    /// Segments that the port had no room for, or whose next hop was not known yet; the stack sent them later.
+    PersonaTxBusy,
+    /// Records of the range pool that were wanted and not there.
+    PersonaRangesExhausted,
+    /// Connections that found no control block.
+    PersonaConnectionsExhausted,
+    /// Incoming connections that the host refused because their accept queue was full.
+    PersonaIncomingRefused,
+}
+
+const COUNT: usize = Counter::ALL.len();
+
+/// All counters, since the arena was formatted. Lies in the arena.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[repr(C)]
+pub struct Counters {
+    values: [u64; COUNT],
+}
+
+impl Counters {
+    #[inline]
+    pub(crate) fn add(&mut self, counter: Counter, amount: u64) {
+        self.values[counter as usize] += amount;
+    }
+
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+
+    /// Names and values in a fixed order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Counter::ALL.iter().map(|counter| (counter.name(), self.value(*counter)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_and_names_agree() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+        }
+        assert_eq!(Counter::TcpExtTCPTimeouts.name(), "TcpExtTCPTimeouts");
+    }
+}

@@ -1,0 +1,92 @@
+//! Looking in from outside: connections, listeners, counters. Nothing here changes anything.
+
+use super::Stack;
+use crate::api::{ConnectionId, Error, ListenerId, SocketOptions};
+use crate::counters::Counters;
+use crate::frame::Owner;
+use crate::ip::IpCounters;
+use crate::tcp::block::flag;
+use crate::tcp::info::{Info, Listening};
+use crate::tcp::state::State;
+use crate::time::Instant;
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+impl Stack<'_> {
+    /// What TCP_INFO tells of a connection.
+    pub fn info(&self, now: Instant, connection: ConnectionId) -> Result<Info, Error> {
+        Ok(self.core.tcb(connection)?.info(connection.index, now))
+    }
+
+    pub fn remote_address(&self, connection: ConnectionId) -> Result<SocketAddr, Error> {
+        Ok(self.core.tcb(connection)?.flow.remote_socket())
+    }
+
+    /// The settings in force.
+    pub fn options(&self, connection: ConnectionId) -> Result<SocketOptions, Error> {
+        Ok(self.core.tcb(connection)?.settings.options())
+    }
+
+    /// All connections, orphans included, in no particular order.
+    pub fn connections(&self, now: Instant) -> impl Iterator<Item = Info> + '_ {
+        let bound = self.core.env.globals.connections.bound();
+        self.core.tables.tcbs.iter().zip(0..bound).filter_map(move |(tcb, index)| {
+            let live = tcb.state() != State::Closed && !tcb.has(flag::ENDED);
+            live.then(|| tcb.info(index, now))
+        })
+    }
+
+    pub fn listeners(&self) -> impl Iterator<Item = Listening> + '_ {
+        let bound = self.core.env.globals.listeners.bound();
+        self.core.tables.listeners.iter().zip(0..bound).filter(|(listener, _)| listener.open != 0).map(
+            |(listener, index)| Listening {
+                listener: ListenerId { index, generation: listener.generation },
+                owner: Owner(listener.owner),
+                local: SocketAddr::new(
+                    listener.address.option().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                    listener.port,
+                ),
+                backlog: listener.backlog,
+                requests: listener.requests,
+                waiting: listener.waiting,
+            },
+        )
+    }
+
+    /// The 4-tuples in TIME-WAIT, local first.
+    pub fn time_waits(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> + '_ {
+        let bound = self.core.env.globals.time_waits.bound() as usize;
+        let live = self.core.tables.time_waits.iter().take(bound);
+        live.filter(|record| record.flow != crate::flow::Flow::default())
+            .map(|record| (record.flow.local_socket(), record.flow.remote_socket()))
+    }
+
+    /// Records in use: what a test compares with zero when everything is over.
+    pub fn usage(&self) -> Usage {
+        let globals = &self.core.env.globals;
+        Usage {
+            connections: globals.connections.used(),
+            listeners: globals.listeners.used(),
+            requests: globals.requests.used(),
+            time_waits: globals.time_waits.used(),
+            ranges: globals.ranges.used(),
+        }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.core.env.globals.counters
+    }
+
+    pub fn ip_counters(&self) -> &IpCounters {
+        self.core.env.net.counters
+    }
+}
+
+/// How many records of each pool are in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub connections: u32,
+    pub listeners: u32,
+    pub requests: u32,
+    pub time_waits: u32,
+    pub ranges: u32,
+}

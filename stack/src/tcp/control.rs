@@ -1,0 +1,145 @@
+//! What happens to an open connection from outside the stream: options, urgent data, ICMP errors (RFC 5927, RFC 1191).
+
+use super::block::{NEVER, Settings, Tcb, change, flag, recovery, setting};
+use super::state::State;
+use super::{Conn, handshake, seq};
+use crate::api::{CloseReason, Congestion, Host, SocketOptions};
+use crate::counters::Counter;
+use crate::ip::IcmpError;
+use crate::time::Duration;
+use crate::wire::SeqNumber;
+
+/// Linux's ip_rt_min_pmtu: a router that claims less is not believed.
+const LEAST_PMTU: u16 = 552;
+/// RFC 1191 section 7: what paths carry, for routers that do not say.
+const PLATEAUS: [u16; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 576];
+const ECONNREFUSED: u16 = 111;
+
+impl Tcb {
+    /// Bytes were received that the application has not read, as far as the stack was told.
+    pub(crate) fn unread(&self) -> bool {
+        self.rcv_end() > seq::offset(self.rcv_read)
+    }
+}
+
+impl Settings {
+    /// Back in the caller's terms.
+    pub(crate) fn options(&self) -> SocketOptions {
+        let span = |millis: u32| Duration::from_millis(u64::from(millis));
+        SocketOptions {
+            nodelay: self.has(setting::NODELAY),
+            cork: self.has(setting::CORK),
+            keepalive: self.has(setting::KEEPALIVE),
+            keep_idle: Some(span(self.keep_idle_ms)),
+            keep_interval: Some(span(self.keep_interval_ms)),
+            keep_count: Some(self.keep_count),
+            user_timeout: (self.user_timeout_ms != 0).then(|| span(self.user_timeout_ms)),
+            linger_reset: self.has(setting::LINGER_RESET),
+            max_segment: (self.max_segment != 0).then_some(self.max_segment),
+            congestion: Some(match self.congestion {
+                crate::congestion::NEW_RENO => Congestion::NewReno,
+                _ => Congestion::Cubic,
+            }),
+            receive_buffer: Some(self.receive_buffer),
+            send_buffer: Some(self.send_buffer),
+            quickack: self.has(setting::QUICKACK),
+            ttl: Some(self.ttl),
+            tos: Some(self.tos),
+            syn_retries: Some(self.syn_retries),
+            oob_inline: self.has(setting::OOB_INLINE),
+        }
+    }
+}
+
+impl Conn<'_, '_> {
+    pub(crate) fn set_options<H: Host>(&mut self, host: &mut H, options: &SocketOptions) {
+        let old = self.tcb.settings;
+        let new = Settings::new(options);
+        self.tcb.settings = new;
+        // A window that was offered is not taken back: a smaller buffer shows as data is read.
+        self.tcb.rcv_buffer = new.receive_buffer;
+        if new.max_segment != old.max_segment {
+            self.tcb.update_mss();
+        }
+        if new.congestion != old.congestion {
+            self.tcb.control = [0; 6];
+        }
+        if new.has(setting::QUICKACK) && !old.has(setting::QUICKACK) {
+            self.tcb.clear(flag::PINGPONG);
+            if self.tcb.ack_at != NEVER {
+                self.send_ack(host);
+            }
+        }
+        if self.tcb.state().synchronised() {
+            self.start_idle_timer();
+            // Nagle and cork may have held something back.
+            self.push(host);
+        }
+        self.rearm();
+    }
+
+    pub(crate) fn urgent(&mut self, end: u64) {
+        if self.tcb.state().sends() {
+            self.tcb.snd_up = self.tcb.snd_up.max(seq::FIRST + end);
+        }
+    }
+
+    /// The way to the peer is gone while the connection is being opened.
+    pub(crate) fn unreachable(&mut self, errno: u16) {
+        self.env.count(Counter::TcpAttemptFails);
+        self.end(if errno == ECONNREFUSED { CloseReason::Refused } else { CloseReason::Unreachable(errno) });
+    }
+
+    /// A router or the peer's host reports an error about a segment with number `about`.
+    pub(crate) fn on_icmp_error<H: Host>(&mut self, host: &mut H, error: IcmpError, about: SeqNumber) {
+        // RFC 5927 section 4.1: only what is in flight can have caused it.
+        let seq = seq::from_wire(self.tcb.iss, self.tcb.snd_una, about);
+        if seq < self.tcb.snd_una || seq > self.tcb.snd_nxt {
+            self.env.count(Counter::TcpExtOutOfWindowIcmps);
+            return;
+        }
+        if let IcmpError::FragmentationNeeded { mtu } = error {
+            self.shrink_path(host, mtu);
+            return;
+        }
+        let opening = matches!(self.tcb.state(), State::SynSent | State::SynReceived);
+        if opening && error.is_hard() {
+            self.unreachable(error.errno());
+            return;
+        }
+        // RFC 9293 section 3.9.2.2: not fatal; told when asked for, or when the connection fails.
+        self.tcb.soft_error = error.errno();
+        self.changed(change::SOFT_ERROR);
+    }
+
+    /// Path MTU discovery (RFC 1191 sections 3 and 6).
+    fn shrink_path<H: Host>(&mut self, host: &mut H, mtu: u16) {
+        let old = self.tcb.pmtu;
+        let mtu = match mtu {
+            0 => PLATEAUS.into_iter().find(|plateau| *plateau < old).unwrap_or(LEAST_PMTU),
+            mtu => mtu,
+        };
+        let mtu = mtu.max(LEAST_PMTU);
+        if mtu >= old {
+            return;
+        }
+        self.tcb.pmtu = mtu;
+        self.tcb.update_mss();
+        self.env.count(Counter::TcpExtTCPMTUPFail);
+        let tcb = &mut *self.tcb;
+        if !tcb.state().synchronised() || tcb.in_flight() == 0 {
+            return;
+        }
+        // What is in flight was too large and is lost, for no reason of congestion: sent again in smaller pieces.
+        if tcb.recovery == recovery::OPEN {
+            tcb.recovery = recovery::LOSS;
+            tcb.recover = tcb.snd_nxt;
+        }
+        tcb.lost_end = tcb.snd_nxt;
+        tcb.high_rxt = tcb.snd_una;
+        tcb.rtt_seq = 0;
+        tcb.cwnd = tcb.cwnd.max(u32::from(tcb.mss));
+        debug_assert!(tcb.mss >= handshake::LEAST_MSS - super::emit::TIMESTAMPS_LEN);
+        self.push(host);
+    }
+}

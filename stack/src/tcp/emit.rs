@@ -1,0 +1,206 @@
+//! Segments of a connection: link, IP and TCP header of one outgoing (super-)segment, and what its departure changes.
+
+use super::block::{NEVER, Tcb, flag};
+use super::{Conn, seq};
+use crate::api::Host;
+use crate::counters::Counter;
+use crate::env::Unsent;
+use crate::frame::{Gso, Owner, Payload, PortId, TxChecksum};
+use crate::ip::{LINK_ROOM, Outgoing};
+use crate::time::Instant;
+use crate::wire::tcp::CHECKSUM_OFFSET;
+use crate::wire::{Ipv4Repr, SackBlock, SeqNumber, TcpFlags, TcpOptions, TcpRepr, Timestamps, checksum, protocol};
+
+/// Bytes of the timestamps option with its padding.
+pub(crate) const TIMESTAMPS_LEN: u16 = 12;
+
+/// The timestamp clock: milliseconds, as Linux's.
+#[inline]
+pub(crate) fn stamp(now: Instant, offset: u32) -> u32 {
+    ((now.as_micros() / 1_000) as u32).wrapping_add(offset)
+}
+
+/// The coarse clock of what lasts for days.
+#[inline]
+pub(crate) fn seconds(now: Instant) -> u32 {
+    (now.as_micros() / 1_000_000) as u32
+}
+
+impl Tcb {
+    /// Options of any segment after the handshake.
+    #[inline]
+    pub(crate) fn outgoing_options(&self, now: Instant) -> TcpOptions {
+        let mut options = TcpOptions::default();
+        if self.has(flag::TIMESTAMPS) {
+            options.timestamps = Some(Timestamps { value: stamp(now, self.ts_offset), echo: self.ts_recent });
+        }
+        if self.has(flag::SACK) && self.reports_sack() {
+            let mut push = |[start, end]: [u32; 2]| {
+                if start != end {
+                    options.sack.push(SackBlock { start: SeqNumber(start), end: SeqNumber(end) });
+                }
+            };
+            // RFC 2883 section 4: the duplicate comes first.
+            push(self.dsack);
+            self.sack_blocks.into_iter().for_each(push);
+        }
+        options
+    }
+
+    /// Whether the next segment carries SACK blocks.
+    #[inline]
+    fn reports_sack(&self) -> bool {
+        self.ofo_count > 0 || self.dsack[0] != self.dsack[1]
+    }
+
+    /// Payload bytes of a wire segment sent now: the MSS less what options other than timestamps take.
+    #[inline]
+    pub(crate) fn payload_mss(&self) -> u32 {
+        if !self.has(flag::SACK) || !self.reports_sack() {
+            return u32::from(self.mss);
+        }
+        let options = self.outgoing_options(Instant::default()).len() as u16;
+        let counted = if self.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 };
+        u32::from(self.mss.saturating_sub(options - counted).max(1))
+    }
+}
+
+impl Conn<'_, '_> {
+    /// Makes sure that the way to the peer is known: looked up again only when routes or addresses have changed.
+    #[inline]
+    pub(crate) fn resolve(&mut self) -> Result<(), Unsent> {
+        let generation = self.env.net.routes.generation();
+        if self.tcb.path_generation == generation {
+            return Ok(());
+        }
+        let flow = &self.tcb.flow;
+        let path = self.env.route(flow.remote.into(), Some(flow.local.into())).ok_or(Unsent::NoRoute)?;
+        let tcb = &mut *self.tcb;
+        tcb.next_hop = path.next_hop.into();
+        tcb.port = path.port.0;
+        tcb.path_generation = generation;
+        Ok(())
+    }
+
+    /// Sends `len` payload bytes from `from` on with `flags`. Nothing has changed when it was not sent.
+    pub(crate) fn emit<H: Host>(
+        &mut self,
+        host: &mut H,
+        from: u64,
+        len: u32,
+        flags: TcpFlags,
+        payload_mss: u32,
+    ) -> Result<(), Unsent> {
+        self.resolve()?;
+        let options = self.tcb.outgoing_options(self.now);
+        let edge = self.tcb.rcv_adv;
+        let window = self.tcb.offer_window();
+        let urgent = self.urgent_pointer(from);
+        let flags = if urgent == 0 { flags } else { flags | TcpFlags::URG };
+        let repr = TcpRepr {
+            source_port: self.tcb.flow.local_port,
+            destination_port: self.tcb.flow.remote_port,
+            seq: seq::to_wire(self.tcb.iss, from),
+            ack: seq::to_wire(self.tcb.irs, self.tcb.rcv_nxt),
+            flags,
+            window,
+            urgent,
+            options,
+        };
+        let sent = self.transmit(host, &repr, seq::offset(from), len, payload_mss);
+        if sent.is_err() {
+            self.tcb.rcv_adv = edge;
+            return sent;
+        }
+        if let Some(zero) = self.tcb.note_zero_window(window) {
+            self.env.count(if zero { Counter::TcpExtTCPToZeroWindowAdv } else { Counter::TcpExtTCPFromZeroWindowAdv });
+        }
+        if flags.ack() {
+            self.acknowledged();
+        }
+        Ok(())
+    }
+
+    /// Sends `repr` with payload from the send stream. Shared by handshake and stream.
+    pub(crate) fn transmit<H: Host>(
+        &mut self,
+        host: &mut H,
+        repr: &TcpRepr,
+        offset: u64,
+        len: u32,
+        payload_mss: u32,
+    ) -> Result<(), Unsent> {
+        let tcb = &mut *self.tcb;
+        let mut header = [0; LINK_ROOM + Ipv4Repr::LEN + TcpRepr::MAX_LEN];
+        let (local, remote) = tcb.flow.v4();
+        let tcp_len = repr.header_len() as u32 + len;
+        Ipv4Repr {
+            source: local,
+            destination: remote,
+            protocol: protocol::TCP,
+            ttl: tcb.settings.ttl,
+            tos: tcb.settings.tos,
+            identification: tcb.ip_id,
+            dont_fragment: true,
+            more_fragments: false,
+            fragment_offset: 0,
+            payload_len: tcp_len as u16,
+        }
+        .emit(&mut header[LINK_ROOM..]);
+        let pseudo = checksum::pseudo_v4(local, remote, protocol::TCP, tcp_len);
+        let tcp = &mut header[LINK_ROOM + Ipv4Repr::LEN..];
+        let (header_len, payload, checksum) = if len == 0 {
+            (repr.emit_complete(tcp, pseudo), Payload::None, TxChecksum::Complete)
+        } else {
+            let partial = TxChecksum::Partial { start: Ipv4Repr::LEN as u16, offset: CHECKSUM_OFFSET as u16 };
+            let payload = Payload::Stream { owner: Owner(tcb.owner), offset, len };
+            (repr.emit(tcp, pseudo), payload, partial)
+        };
+        let frame = Outgoing {
+            header: &mut header[..LINK_ROOM + Ipv4Repr::LEN + header_len],
+            payload,
+            checksum,
+            gso: (len > payload_mss).then_some(Gso { size: payload_mss as u16 }),
+        };
+        let (port, next_hop) = (PortId(tcb.port), tcb.next_hop.into());
+        if self.env.net.output(self.now, port, next_hop, frame, host).is_err() {
+            self.env.count(Counter::PersonaTxBusy);
+            return Err(Unsent::Busy);
+        }
+        let wire_segments = len.div_ceil(payload_mss.max(1)).max(1);
+        tcb.ip_id = tcb.ip_id.wrapping_add(wire_segments as u16);
+        tcb.segs_out = tcb.segs_out.wrapping_add(wire_segments);
+        self.env.counters().add(Counter::TcpOutSegs, u64::from(wire_segments));
+        Ok(())
+    }
+
+    /// An ACK left with a segment: nothing waits to be acknowledged any more.
+    fn acknowledged(&mut self) {
+        let tcb = &mut *self.tcb;
+        tcb.rcv_acked = tcb.rcv_nxt;
+        tcb.ack_at = NEVER;
+        tcb.ack_segments = 0;
+        tcb.dsack = [0; 2];
+        tcb.quick = tcb.quick.saturating_sub(1);
+        tcb.clear(flag::ACK_NOW);
+    }
+
+    /// RFC 9293 section 3.8.5: the pointer of a segment that begins at `from`; 0 when there is nothing urgent ahead.
+    fn urgent_pointer(&self, from: u64) -> u16 {
+        if self.tcb.snd_up <= from {
+            return 0;
+        }
+        (self.tcb.snd_up - from).min(u64::from(u16::MAX)) as u16
+    }
+
+    /// Bytes of payload that one call may send: what the port takes at once, in whole wire segments.
+    #[inline]
+    pub(crate) fn largest_payload(&self, payload_mss: u32) -> u32 {
+        /// Ethernet, IPv4, and the longest TCP header.
+        const HEADERS: u32 = (LINK_ROOM + Ipv4Repr::LEN + TcpRepr::MAX_LEN) as u32;
+        /// An IPv4 packet is at most this long, cut or not.
+        const LONGEST: u32 = 65_535;
+        let most = self.env.max_segment(self.tcb.port).min(LONGEST).saturating_sub(HEADERS);
+        (most - most % payload_mss).max(payload_mss)
+    }
+}

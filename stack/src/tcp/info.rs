@@ -1,0 +1,128 @@
+//! Looking in: what a connection is doing, in the terms of Linux's TCP_INFO.
+
+use super::block::{NEVER, Tcb, flag, recovery};
+use super::state::State;
+use super::{seq, window};
+use crate::api::{Congestion, ConnectionId};
+use crate::congestion::NEW_RENO;
+use crate::frame::{Owner, PortId};
+use crate::time::{Duration, Instant};
+use core::net::SocketAddr;
+
+/// A connection's state at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    pub connection: ConnectionId,
+    pub owner: Owner,
+    pub state: State,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub port: PortId,
+    /// close() was called, and the connection lives on.
+    pub orphan: bool,
+    pub timestamps: bool,
+    pub sack: bool,
+    /// Shift counts, 0 without window scaling.
+    pub snd_scale: u8,
+    pub rcv_scale: u8,
+    /// 0 open, 3 fast recovery, 4 after a timeout: Linux's TCP_CA_*.
+    pub recovery: u8,
+    /// Timeouts in a row, and probes without an answer.
+    pub retries: u8,
+    pub probes: u8,
+    pub congestion: Congestion,
+    /// Bytes.
+    pub snd_mss: u16,
+    pub rcv_mss: u16,
+    pub pmtu: u16,
+    pub cwnd: u32,
+    pub ssthresh: u32,
+    pub snd_wnd: u32,
+    pub rcv_wnd: u32,
+    pub rtt: Duration,
+    pub rtt_variation: Duration,
+    pub min_rtt: Duration,
+    pub rto: Duration,
+    /// Bytes sent and not acknowledged, sacked, lost, and waiting to be sent.
+    pub unacked: u64,
+    pub sacked: u32,
+    pub lost: u64,
+    pub unsent: u64,
+    pub bytes_acked: u64,
+    pub bytes_received: u64,
+    /// Received in order and not read, as far as the stack was told.
+    pub unread: u64,
+    pub retransmits: u32,
+    pub segs_in: u32,
+    pub segs_out: u32,
+    pub last_sent: Duration,
+    pub last_heard: Duration,
+    /// When the retransmission or probe timer fires.
+    pub timer: Option<Duration>,
+}
+
+/// A listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    pub listener: crate::api::ListenerId,
+    pub owner: Owner,
+    pub local: SocketAddr,
+    pub backlog: u32,
+    /// Half-open requests, and connections that wait to be adopted.
+    pub requests: u32,
+    pub waiting: u32,
+}
+
+impl Tcb {
+    pub(crate) fn info(&self, index: u32, now: Instant) -> Info {
+        let micros = |span: u32| Duration::from_micros(u64::from(span));
+        let unsent_from = self.snd_nxt.max(seq::FIRST);
+        Info {
+            connection: ConnectionId { index, generation: self.generation },
+            owner: Owner(self.owner),
+            state: self.state(),
+            local: self.flow.local_socket(),
+            remote: self.flow.remote_socket(),
+            port: PortId(self.port),
+            orphan: self.has(flag::ORPHAN),
+            timestamps: self.has(flag::TIMESTAMPS),
+            sack: self.has(flag::SACK),
+            snd_scale: self.snd_scale,
+            rcv_scale: self.rcv_scale,
+            recovery: match self.recovery {
+                recovery::FAST => 3,
+                recovery::LOSS => 4,
+                _ => 0,
+            },
+            retries: self.retries,
+            probes: self.keep_probes,
+            congestion: if self.settings.congestion == NEW_RENO { Congestion::NewReno } else { Congestion::Cubic },
+            snd_mss: self.mss,
+            rcv_mss: self.rcv_mss,
+            pmtu: self.pmtu,
+            cwnd: self.cwnd,
+            ssthresh: self.ssthresh,
+            snd_wnd: self.snd_wnd,
+            rcv_wnd: (self.rcv_adv - self.rcv_nxt.min(self.rcv_adv)) as u32,
+            rtt: micros(self.srtt),
+            rtt_variation: micros(self.rttvar),
+            min_rtt: micros(self.min_rtt),
+            rto: micros(self.rto),
+            unacked: self.in_flight(),
+            sacked: self.sacked,
+            lost: self.lost_bytes(),
+            unsent: self.snd_end.saturating_sub(unsent_from),
+            bytes_acked: seq::offset(self.snd_una.min(self.snd_end)),
+            bytes_received: self.rcv_end(),
+            unread: self.rcv_end().saturating_sub(seq::offset(self.rcv_read)),
+            retransmits: self.retransmits,
+            segs_in: self.segs_in,
+            segs_out: self.segs_out,
+            last_sent: now.since(self.sent_at),
+            last_heard: now.since(self.heard_at),
+            timer: (self.rtx_at != NEVER).then(|| Instant::from_micros(self.rtx_at).since(now)),
+        }
+    }
+}
+
+const _: () = assert!(window::SCALE <= window::MAX_SCALE);

@@ -1,0 +1,279 @@
+//! Opening passively: listeners, half-open requests, SYN cookies, and how a request becomes a connection (RFC 9293
+//! section 3.10.7.2, RFC 4987).
+
+use super::block::{Listener, Request, Settings, Tcb, flag};
+use super::emit::{seconds, stamp};
+use super::handshake::{DEFAULT_MSS, LEAST_MSS, announced_mss};
+use super::reply::{self, Bare};
+use super::segment::Arrival;
+use super::state::State;
+use super::{challenge, cookie, rtt, seq, window};
+use crate::api::Host;
+use crate::counters::Counter;
+use crate::env::Env;
+use crate::flow::Flow;
+use crate::frame::PortId;
+use crate::time::Instant;
+use crate::wire::{SeqNumber, TcpFlags, TcpOptions, Timestamps};
+
+/// What a SYN agreed on, whoever remembered it: a request or a cookie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Agreed {
+    pub(crate) irs: u32,
+    pub(crate) iss: u32,
+    pub(crate) options: TcpOptions,
+    pub(crate) ts_offset: u32,
+}
+
+/// What a segment for a request leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Dealt with; the request stays.
+    Stays,
+    /// The peer took it back, or an ICMP error did.
+    Gone,
+    /// The handshake is complete.
+    Completes,
+    /// The ACK is not for our SYN,ACK.
+    Unacceptable,
+}
+
+impl Request {
+    /// For a SYN. `isn`: from a TIME-WAIT that it takes over.
+    pub(crate) fn new(env: &Env<'_>, flow: &Flow, hash: u32, port: u8, arrival: &Arrival<'_>, now: Instant) -> Self {
+        let options = &arrival.options;
+        let mut flags = 0;
+        if options.timestamps.is_some() {
+            flags |= flag::TIMESTAMPS;
+        }
+        if options.sack_permitted {
+            flags |= flag::SACK;
+        }
+        Self {
+            flow: *flow,
+            hash,
+            irs: arrival.seq.0,
+            iss: env.globals.secrets.isn(flow, now),
+            ts_recent: options.timestamps.map_or(0, |stamps| stamps.value),
+            ts_offset: env.globals.secrets.stamp_offset(flow),
+            listener: 0,
+            listener_generation: 0,
+            retry_at: now.as_micros() + u64::from(rtt::INITIAL_RTO),
+            sent_at: now,
+            window: arrival.window,
+            peer_mss: options.mss.unwrap_or(DEFAULT_MSS).max(LEAST_MSS),
+            snd_scale: options.window_scale.map_or(Self::NO_SCALE, |scale| scale.min(window::MAX_SCALE)),
+            rcv_scale: window::SCALE,
+            retries: 0,
+            flags: flags as u8,
+            port,
+            refused: 0,
+            _pad: [0; 6],
+            oow_ms: 0,
+            _pad1: [0; 28],
+        }
+    }
+
+    fn has(&self, flags: u16) -> bool {
+        u16::from(self.flags) & flags != 0
+    }
+
+    /// The options of the SYN, as far as they were kept.
+    pub(crate) fn agreed(&self) -> Agreed {
+        let options = TcpOptions {
+            mss: Some(self.peer_mss),
+            window_scale: (self.snd_scale != Self::NO_SCALE).then_some(self.snd_scale),
+            sack_permitted: self.has(flag::SACK),
+            timestamps: self.has(flag::TIMESTAMPS).then_some(Timestamps { value: self.ts_recent, echo: 0 }),
+            ..TcpOptions::default()
+        };
+        Agreed { irs: self.irs, iss: self.iss, options, ts_offset: self.ts_offset }
+    }
+
+    /// Sends the SYN,ACK, or repeats it.
+    pub(crate) fn answer<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant, settings: &Settings) {
+        let agreed = self.agreed();
+        let value = stamp(now, self.ts_offset);
+        send_syn_ack(env, host, now, &self.flow, self.port, settings, &agreed, value);
+    }
+
+    /// SEGMENT ARRIVES in SYN-RECEIVED of a passive open (RFC 9293 section 3.10.7.4).
+    pub(crate) fn on_segment<H: Host>(
+        &mut self,
+        env: &mut Env<'_>,
+        host: &mut H,
+        now: Instant,
+        arrival: &Arrival<'_>,
+        settings: &Settings,
+    ) -> Verdict {
+        let rcv_nxt = SeqNumber(self.irs.wrapping_add(1));
+        let flags = arrival.flags;
+        if flags.syn() && !flags.ack() && arrival.seq == SeqNumber(self.irs) {
+            // The peer repeats its SYN: our answer was lost. Linux bounds how often that is believed.
+            if challenge::may_answer(&mut self.oow_ms, now) {
+                self.answer(env, host, now, settings);
+            } else {
+                env.count(Counter::TcpExtTCPACKSkippedSynRecv);
+            }
+            return Verdict::Stays;
+        }
+        let stamps = arrival.options.timestamps.filter(|_| self.has(flag::TIMESTAMPS));
+        let outdated = stamps.is_some_and(|stamps| (self.ts_recent.wrapping_sub(stamps.value) as i32) > 1);
+        let room = settings.receive_buffer.min(65_535);
+        let in_window = arrival.seq.since(rcv_nxt) <= room || (arrival.seq + arrival.sequence_len()).after(rcv_nxt)
+            && arrival.seq.before(rcv_nxt + room);
+        if outdated || !in_window {
+            if outdated {
+                env.count(Counter::TcpExtPAWSEstab);
+            }
+            if !flags.rst() && challenge::may_answer(&mut self.oow_ms, now) {
+                self.acknowledge(env, host, now);
+            }
+            return Verdict::Stays;
+        }
+        if flags.rst() {
+            // RFC 5961 section 3.2 holds here too; a RST inside the window is no reason to answer half-open peers.
+            if arrival.seq != rcv_nxt {
+                return Verdict::Stays;
+            }
+            env.count(Counter::TcpAttemptFails);
+            env.count(Counter::TcpExtEmbryonicRsts);
+            return Verdict::Gone;
+        }
+        if flags.syn() || !flags.ack() {
+            return Verdict::Stays;
+        }
+        if arrival.ack != SeqNumber(self.iss.wrapping_add(1)) {
+            return Verdict::Unacceptable;
+        }
+        if let Some(stamps) = stamps
+            && arrival.seq.at_or_before(rcv_nxt)
+        {
+            self.ts_recent = stamps.value;
+        }
+        Verdict::Completes
+    }
+
+    fn acknowledge<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant) {
+        let stamps = Timestamps { value: stamp(now, self.ts_offset), echo: self.ts_recent };
+        let bare = Bare {
+            flow: &self.flow,
+            seq: SeqNumber(self.iss.wrapping_add(1)),
+            ack: SeqNumber(self.irs.wrapping_add(1)),
+            flags: TcpFlags::ACK,
+            window: self.window,
+            options: TcpOptions {
+                timestamps: self.has(flag::TIMESTAMPS).then_some(stamps),
+                ..TcpOptions::default()
+            },
+            ttl: Settings::TTL,
+            tos: 0,
+        };
+        // Lost like any other ACK when it cannot be sent.
+        let _ = reply::send(env, host, now, &bare);
+    }
+}
+
+/// Answers a SYN for which no record is left with a cookie.
+pub(crate) fn answer_with_cookie<H: Host>(
+    env: &mut Env<'_>,
+    host: &mut H,
+    now: Instant,
+    flow: &Flow,
+    port: u8,
+    settings: &Settings,
+    arrival: &Arrival<'_>,
+) {
+    let secrets = env.globals.secrets;
+    let mss = arrival.options.mss.unwrap_or(DEFAULT_MSS);
+    let ts_offset = secrets.stamp_offset(flow);
+    let mut options = arrival.options;
+    if options.timestamps.is_none() {
+        // Without timestamps the ACK brings nothing back but the MSS.
+        options.window_scale = None;
+        options.sack_permitted = false;
+    }
+    let iss = cookie::bake(&secrets, flow, arrival.seq.0, mss, now);
+    let value = cookie::stamp_options(stamp(now, ts_offset), &options);
+    let agreed = Agreed { irs: arrival.seq.0, iss, options, ts_offset };
+    send_syn_ack(env, host, now, flow, port, settings, &agreed, value);
+    env.count(Counter::TcpExtSyncookiesSent);
+    env.count(Counter::TcpExtTCPReqQFullDoCookies);
+}
+
+/// What an ACK says that claims to complete a handshake nobody remembers.
+pub(crate) fn read_cookie(env: &Env<'_>, flow: &Flow, arrival: &Arrival<'_>, now: Instant) -> Option<Agreed> {
+    let secrets = &env.globals.secrets;
+    let irs = arrival.seq.0.wrapping_sub(1);
+    let iss = arrival.ack.0.wrapping_sub(1);
+    let baked = cookie::check(secrets, flow, irs, iss, now)?;
+    let mut options = TcpOptions { mss: Some(baked.mss), ..TcpOptions::default() };
+    if let Some(stamps) = arrival.options.timestamps {
+        (options.window_scale, options.sack_permitted) = cookie::read_stamp(stamps.echo);
+        options.timestamps = Some(stamps);
+    }
+    Some(Agreed { irs, iss, options, ts_offset: secrets.stamp_offset(flow) })
+}
+
+#[allow(clippy::too_many_arguments)] // One call for request and cookie, which share nothing but these.
+fn send_syn_ack<H: Host>(
+    env: &mut Env<'_>,
+    host: &mut H,
+    now: Instant,
+    flow: &Flow,
+    port: u8,
+    settings: &Settings,
+    agreed: &Agreed,
+    stamp_value: u32,
+) {
+    let offered = &agreed.options;
+    let options = TcpOptions {
+        mss: Some(announced_mss(env.mtu(PortId(port)), settings.max_segment)),
+        window_scale: offered.window_scale.map(|_| window::SCALE),
+        sack_permitted: offered.sack_permitted,
+        timestamps: offered.timestamps.map(|stamps| Timestamps { value: stamp_value, echo: stamps.value }),
+        ..TcpOptions::default()
+    };
+    let bare = Bare {
+        flow,
+        seq: SeqNumber(agreed.iss),
+        ack: SeqNumber(agreed.irs.wrapping_add(1)),
+        flags: TcpFlags::SYN | TcpFlags::ACK,
+        window: settings.receive_buffer.min(65_535) as u16,
+        options,
+        ttl: settings.ttl,
+        tos: settings.tos,
+    };
+    // Lost like any other when it cannot be sent: the peer or the request's timer repeats.
+    let _ = reply::send(env, host, now, &bare);
+}
+
+impl Tcb {
+    /// The connection that a completed handshake makes.
+    #[allow(clippy::too_many_arguments)] // Identity and agreement of a connection: they exist only here together.
+    pub(crate) fn passive(
+        flow: Flow,
+        hash: u32,
+        generation: u32,
+        listener: &Listener,
+        listener_index: u32,
+        agreed: &Agreed,
+        mtu: u16,
+        now: Instant,
+    ) -> Self {
+        let mut tcb = Self::new(flow, hash, generation, listener.settings, State::SynReceived);
+        tcb.irs = agreed.irs;
+        tcb.iss = agreed.iss;
+        tcb.ts_offset = agreed.ts_offset;
+        tcb.rcv_nxt = seq::FIRST;
+        tcb.rcv_acked = seq::FIRST;
+        tcb.rcv_adv = seq::FIRST + u64::from(listener.settings.receive_buffer.min(65_535));
+        tcb.snd_una = seq::FIRST;
+        tcb.snd_nxt = seq::FIRST;
+        tcb.pmtu = mtu;
+        tcb.listener = listener_index;
+        tcb.ts_recent_at = seconds(now);
+        tcb.agree(&agreed.options, true, true, true);
+        tcb
+    }
+}

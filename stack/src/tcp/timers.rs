@@ -1,0 +1,201 @@
+//! The timers of a connection. Three deadlines lie in the control block; one node in the wheel fires at the earliest of
+//! them or before, and is armed again lazily, so that a segment that moves a deadline touches no list.
+
+use super::block::{NEVER, flag, setting};
+use super::input::FIN_TIMEOUT;
+use super::state::State;
+use super::{Conn, rtt};
+use crate::api::{CloseReason, Host};
+use crate::counters::Counter;
+use crate::time::Instant;
+
+/// Linux's tcp_retries2 of 15, as RFC 9293 section 3.8.3 (R2) measures it: the time that 15 timeouts from 200 ms take.
+const GIVE_UP: u64 = 924_600_000;
+/// Linux's tcp_orphan_retries as it works out: an orphan gets fewer.
+const ORPHAN_RETRIES: u8 = 8;
+/// Linux's tcp_synack_retries, for simultaneous opens.
+pub(crate) const SYN_ACK_RETRIES: u8 = 5;
+
+impl Conn<'_, '_> {
+    /// Makes sure that the wheel fires when the earliest deadline has come.
+    #[inline]
+    pub(crate) fn rearm(&mut self) {
+        let tcb = &mut *self.tcb;
+        let deadline = tcb.rtx_at.min(tcb.ack_at).min(tcb.idle_at);
+        if deadline < tcb.armed_at {
+            tcb.armed_at = deadline;
+            self.env.arm(self.index, Instant::from_micros(deadline));
+        }
+    }
+
+    /// The connection's node in the wheel fired.
+    pub(crate) fn on_timer<H: Host>(&mut self, host: &mut H) {
+        self.tcb.armed_at = NEVER;
+        if self.tcb.has(flag::ENDED) {
+            return;
+        }
+        let now = self.now.as_micros();
+        if self.tcb.ack_at <= now {
+            self.tcb.ack_at = NEVER;
+            self.env.count(Counter::TcpExtDelayedACKs);
+            self.send_ack(host);
+        }
+        if self.tcb.rtx_at <= now {
+            self.tcb.rtx_at = NEVER;
+            match self.tcb.state() {
+                State::SynSent | State::SynReceived => self.handshake_timeout(host),
+                _ if self.tcb.in_flight() > 0 => self.retransmission_timeout(host),
+                _ => self.probe_timeout(host),
+            }
+        }
+        if self.tcb.idle_at <= now && !self.tcb.has(flag::ENDED) {
+            self.tcb.idle_at = NEVER;
+            self.idle_timeout(host);
+        }
+        if !self.tcb.has(flag::ENDED) {
+            self.rearm();
+        }
+    }
+
+    fn handshake_timeout<H: Host>(&mut self, host: &mut H) {
+        let most = match self.tcb.state() {
+            State::SynSent => self.tcb.settings.syn_retries,
+            _ => SYN_ACK_RETRIES,
+        };
+        let since_open = self.now.since(self.tcb.rtt_sent).as_micros();
+        if self.tcb.retries >= most || self.user_timeout_passed(since_open) {
+            self.env.count(Counter::TcpAttemptFails);
+            self.give_up();
+            return;
+        }
+        let tcb = &mut *self.tcb;
+        tcb.retries += 1;
+        tcb.rtx_at = self.now.as_micros() + rtt::backed_off(rtt::INITIAL_RTO, tcb.retries);
+        self.env.count(Counter::TcpExtTCPTimeouts);
+        self.env.count(Counter::TcpExtTCPSynRetrans);
+        self.env.count(Counter::TcpRetransSegs);
+        self.resend_handshake(host);
+    }
+
+    /// RFC 6298 section 5.4 to 5.6.
+    fn retransmission_timeout<H: Host>(&mut self, host: &mut H) {
+        let stalled = self.now.since(self.tcb.stalled_at).as_micros();
+        if self.tcb.retries > 0 && self.hopeless(stalled) {
+            self.env.count(Counter::TcpExtTCPAbortOnTimeout);
+            self.give_up();
+            return;
+        }
+        self.env.count(Counter::TcpExtTCPTimeouts);
+        self.enter_loss();
+        self.tcb.retries = self.tcb.retries.saturating_add(1);
+        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled);
+        self.push(host);
+    }
+
+    fn probe_timeout<H: Host>(&mut self, host: &mut H) {
+        if self.tcb.snd_end <= self.tcb.snd_nxt && !self.fin_waits() {
+            return;
+        }
+        // A window that is open means that Nagle, cork or silly window avoidance kept the data back, or the route.
+        let stalled = self.now.since(self.tcb.stalled_at.max(self.tcb.heard_at)).as_micros();
+        if self.tcb.retries > 0 && self.hopeless(stalled) {
+            self.env.count(Counter::TcpExtTCPAbortOnTimeout);
+            self.give_up();
+            return;
+        }
+        if self.tcb.retries == 0 {
+            self.tcb.stalled_at = self.now;
+        }
+        self.tcb.retries = self.tcb.retries.saturating_add(1);
+        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled).max(u64::from(rtt::MIN_VARIATION));
+        self.probe(host);
+    }
+
+    /// The next timeout, not beyond TCP_USER_TIMEOUT.
+    fn patience(&self, stalled: u64) -> u64 {
+        let span = rtt::backed_off(self.tcb.rto, self.tcb.retries);
+        match u64::from(self.tcb.settings.user_timeout_ms) * 1_000 {
+            0 => span,
+            limit => span.min(limit.saturating_sub(stalled).max(1_000)),
+        }
+    }
+
+    /// Whether the peer has been silent for too long.
+    fn hopeless(&self, stalled: u64) -> bool {
+        if self.tcb.settings.user_timeout_ms > 0 {
+            return self.user_timeout_passed(stalled);
+        }
+        stalled >= GIVE_UP || (self.tcb.has(flag::ORPHAN) && self.tcb.retries >= ORPHAN_RETRIES)
+    }
+
+    fn user_timeout_passed(&self, stalled: u64) -> bool {
+        let limit = u64::from(self.tcb.settings.user_timeout_ms) * 1_000;
+        limit > 0 && stalled >= limit
+    }
+
+    /// ETIMEDOUT, or what a router said (RFC 5461: a soft error becomes hard when the connection fails).
+    fn give_up(&mut self) {
+        let why = match self.tcb.soft_error {
+            0 => CloseReason::TimedOut,
+            errno => CloseReason::Unreachable(errno),
+        };
+        self.end(why);
+    }
+
+    /// Starts keepalive (RFC 9293 section 3.8.4), or the end of an orphan in FIN-WAIT-2.
+    pub(crate) fn start_idle_timer(&mut self) {
+        let tcb = &mut *self.tcb;
+        let now = self.now.as_micros();
+        if tcb.state() == State::FinWait2 && tcb.has(flag::ORPHAN) {
+            tcb.idle_at = now + FIN_TIMEOUT;
+        } else if tcb.settings.has(setting::KEEPALIVE) && tcb.state().synchronised() {
+            tcb.idle_at = tcb.heard_at.as_micros() + u64::from(tcb.settings.keep_idle_ms) * 1_000;
+        } else {
+            tcb.idle_at = NEVER;
+        }
+    }
+
+    fn idle_timeout<H: Host>(&mut self, host: &mut H) {
+        if self.tcb.state() == State::FinWait2 && self.tcb.has(flag::ORPHAN) {
+            // Linux drops the orphan silently; what the peer still sends is answered with RST.
+            self.end(CloseReason::Finished);
+            return;
+        }
+        if !self.tcb.settings.has(setting::KEEPALIVE) {
+            return;
+        }
+        let now = self.now.as_micros();
+        let silent = self.now.since(self.tcb.heard_at).as_micros();
+        let (idle, interval) = (
+            u64::from(self.tcb.settings.keep_idle_ms) * 1_000,
+            u64::from(self.tcb.settings.keep_interval_ms) * 1_000,
+        );
+        if self.tcb.in_flight() > 0 || self.tcb.snd_end > self.tcb.snd_nxt {
+            // The retransmission or probe timer watches the peer.
+            self.tcb.idle_at = now + idle.max(1_000);
+            return;
+        }
+        if silent < idle {
+            self.tcb.idle_at = self.tcb.heard_at.as_micros() + idle;
+            return;
+        }
+        let dead = match u64::from(self.tcb.settings.user_timeout_ms) * 1_000 {
+            0 => self.tcb.keep_probes >= self.tcb.settings.keep_count,
+            limit => silent >= limit && self.tcb.keep_probes > 0,
+        };
+        if dead {
+            self.env.count(Counter::TcpExtTCPAbortOnTimeout);
+            self.send_rst(host);
+            self.give_up();
+            return;
+        }
+        self.tcb.keep_probes = self.tcb.keep_probes.saturating_add(1);
+        self.tcb.idle_at = now + interval.max(1_000);
+        self.env.count(Counter::TcpExtTCPKeepAlive);
+        self.send_stale_ack(host);
+    }
+
+    fn fin_waits(&self) -> bool {
+        self.tcb.has(flag::FIN_WANTED) && !self.tcb.has(flag::FIN_SENT)
+    }
+}
