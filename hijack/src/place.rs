@@ -1,0 +1,87 @@
+//! Where things are: the engine's socket in the file system, the library's own descriptors at high numbers, the
+//! program's name.
+
+use core::ffi::c_int;
+use core::mem::MaybeUninit;
+
+use crate::attach::mark_internal;
+use crate::sys;
+use crate::table::{self, DESCRIPTORS, Entry};
+
+const DEFAULT_RUN_DIR: &[u8] = b"/run/persona";
+const DEFAULT_NAME: &[u8] = b"default";
+
+/// Address of the session socket of the engine that PERSONA_NAME and PERSONA_RUN_DIR name. A program that only has
+/// LKL_HIJACK_CONFIG_FILE set meets the engine with the default name. None: the path does not fit an address.
+pub fn session_socket() -> Option<libc::sockaddr_un> {
+    let (mut directory, mut name) = ([0; 108], [0; 108]);
+    let directory = sys::environment(c"PERSONA_RUN_DIR", &mut directory).filter(|value| !value.is_empty());
+    let name = sys::environment(c"PERSONA_NAME", &mut name).filter(|value| !value.is_empty());
+    // SAFETY: all zero is a valid address record.
+    let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let mut free = address.sun_path.iter_mut();
+    let parts = [directory.unwrap_or(DEFAULT_RUN_DIR), b"/", name.unwrap_or(DEFAULT_NAME), b"/session.sock\0"];
+    for byte in parts.into_iter().flatten() {
+        *free.next()? = *byte as _;
+    }
+    Some(address)
+}
+
+/// Moves a descriptor of ours to a high number, close-on-exec, and enters it as internal. When no high number is free
+/// it stays where it is.
+pub fn keep(fd: c_int) -> c_int {
+    let fd = match sys::duplicate_above(fd, lowest(), true) {
+        Ok(high) => {
+            let _ = sys::close(fd);
+            high
+        }
+        Err(_) => {
+            let _ = sys::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC as usize);
+            fd
+        }
+    };
+    mark_internal(fd);
+    fd
+}
+
+/// Another descriptor of ours for the same file.
+pub fn copy(fd: c_int) -> sys::Result<c_int> {
+    let fresh = sys::duplicate_above(fd, lowest(), true)?;
+    mark_internal(fresh);
+    Ok(fresh)
+}
+
+/// Closes a descriptor of ours.
+pub fn drop(fd: c_int) {
+    if table::forget(fd, Entry::Internal) {
+        let _ = sys::close(fd);
+    }
+}
+
+/// Our numbers begin here: well above what an application that counts from 0 reaches, below its limit.
+fn lowest() -> c_int {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let arguments = [0, libc::RLIMIT_NOFILE as usize, 0, &raw mut limit as usize, 0, 0];
+    // SAFETY: prlimit64 writes one rlimit record.
+    if unsafe { sys::call(libc::SYS_prlimit64, arguments) }.is_err() {
+        return 0;
+    }
+    let soft = limit.rlim_cur.min(DESCRIPTORS as u64 - 8);
+    // Half a kilobyte of numbers is more than pools, doorbells and eventfds of several sessions need.
+    (if soft > 2048 { soft - 512 } else { soft / 4 * 3 }) as c_int
+}
+
+/// The calling program's name, as `ps` shows it.
+pub fn program(name: &mut [u8; 64]) -> &[u8] {
+    const COMM: &[u8] = b"/proc/self/comm\0";
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    let arguments = [libc::AT_FDCWD as usize, COMM.as_ptr() as usize, flags as usize, 0, 0, 0];
+    // SAFETY: the path is NUL-terminated.
+    let Ok(fd) = (unsafe { sys::call(libc::SYS_openat, arguments) }) else { return b"" };
+    // SAFETY: the buffer is as long as said.
+    let read = unsafe { sys::call(libc::SYS_read, [fd, name.as_mut_ptr() as usize, name.len(), 0, 0, 0]) };
+    let _ = sys::close(fd as c_int);
+    let name = &name[..read.unwrap_or(0)];
+    name.strip_suffix(b"\n").unwrap_or(name)
+}

@@ -1,0 +1,229 @@
+//! Blocking: a call that has to wait takes a seat (a waitable with its doorbell), subscribes, announces that it
+//! sleeps, looks once more and then sleeps in a real system call on the doorbell.
+//!
+//! The kernel thereby gives EINTR, SA_RESTART, timeouts and cancellation the meaning they have for a socket: without a
+//! timeout the sleep is a recv(), which a handler with SA_RESTART does not end; with one it is a ppoll(), which every
+//! handler ends, as signal(7) says of sockets with SO_RCVTIMEO. The functions on the way into that call have the
+//! C-unwind ABI and keep nothing that needs dropping, so that a cancelled thread unwinds through them; the seat it leaves
+//! is taken over once its thread is gone.
+#![allow(improper_ctypes_definitions)]
+
+use core::ffi::c_int;
+use core::ptr::null;
+use core::sync::atomic::Ordering;
+
+use persona_channel::layout::{EPOLL_SETS, WAITABLES, Waitable, state_bits};
+use persona_channel::memory::{SessionRef, WaitableId};
+use persona_channel::poll;
+use persona_channel::sync::fence;
+
+use crate::attach::{self, Trouble, View};
+use crate::handle::Handle;
+use crate::sys::{self, Errno, Result};
+use crate::{identity, real};
+
+/// A waitable of a blocked call. Not dropped but given back, see [`leave`](Seat::leave).
+#[derive(Clone, Copy)]
+pub struct Seat {
+    view: &'static View,
+    session: SessionRef<'static>,
+    id: WaitableId,
+    doorbell: c_int,
+}
+
+impl Seat {
+    pub fn take(view: &'static View) -> core::result::Result<Seat, Trouble> {
+        let full = Trouble { reason: persona_channel::attach::reason::NO_MEMORY, errno: Errno(libc::ENOBUFS) };
+        let session = view.session().ok_or(full)?;
+        let me = identity::tid();
+        let id = session.claim_waitable(me).or_else(|| {
+            recover(session);
+            session.claim_waitable(me)
+        });
+        let id = id.ok_or(full)?;
+        match doorbell(view, id) {
+            Ok(doorbell) => Ok(Seat { view, session, id, doorbell }),
+            Err(trouble) => {
+                session.release_waitable(id);
+                Err(trouble)
+            }
+        }
+    }
+
+    pub fn waitable(&self) -> WaitableId {
+        self.id
+    }
+
+    fn line(&self) -> &'static Waitable {
+        self.session.waitable(self.id)
+    }
+
+    pub fn doorbell(&self) -> c_int {
+        self.doorbell
+    }
+
+    /// Says that this thread is about to sleep; look at what is waited for afterwards. A seat serves one thread, which
+    /// looks at its sockets and not at the list of ready ones.
+    pub fn announce(&self) {
+        self.line().sleeping.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes the doorbell's bytes after somebody else's poll found it readable. End of file: nobody rings any more.
+    pub fn drain(&self) {
+        if sys::drain(self.doorbell) == Ok(0) {
+            self.view.lose();
+        }
+    }
+
+    /// Sleeps whatever signals come, for the answers of the engine that are never long in coming.
+    pub fn sleep_uninterrupted(&self) {
+        let mut fds = libc::pollfd { fd: self.doorbell, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, no timeout, no mask.
+        let ready = unsafe { sys::call(libc::SYS_ppoll, [&raw mut fds as usize, 1, 0, 0, 8, 0]) };
+        if ready.is_ok() {
+            self.drain();
+        }
+    }
+
+    /// Gives the seat back. Subscriptions were undone before.
+    pub fn leave(self) {
+        self.line().sleeping.store(0, Ordering::Relaxed);
+        self.session.release_waitable(self.id);
+    }
+}
+
+/// The doorbell of a waitable, fetched from the engine when this process has not seen it yet.
+pub fn doorbell(view: &View, id: WaitableId) -> core::result::Result<c_int, Trouble> {
+    match view.doorbells[id.index()].load(Ordering::Acquire) {
+        0 => attach::fetch_doorbell(view, id.get()),
+        fd => Ok(fd - 1),
+    }
+}
+
+/// Gives back the seats of threads that died in them.
+fn recover(session: SessionRef<'static>) {
+    for id in WaitableId::all().take(WAITABLES).skip(EPOLL_SETS) {
+        let owner = &session.waitable(id).owner;
+        let tid = owner.load(Ordering::Acquire);
+        let dead = tid != 0 && !sys::is_alive(tid);
+        if dead && owner.compare_exchange(tid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            session.free_waitables().free(id.get());
+        }
+    }
+}
+
+/// What a blocked call waits for.
+#[derive(Clone, Copy, Debug)]
+pub enum Want {
+    /// Bytes after this offset of the receive stream, or its end.
+    Input { beyond: u64 },
+    /// Space to send, or the end of sending.
+    Output,
+    /// The outcome of connect().
+    Connection,
+    /// An entry of the accept rings.
+    Arrival,
+}
+
+impl Want {
+    fn is_met(self, handle: &Handle) -> bool {
+        let state = handle.socket.state;
+        let bits = handle.bits();
+        // A socket in relay or without engine is somebody else's business: the call looks again and finds out.
+        if bits & (state_bits::ENDED | state_bits::RELAY | state_bits::ERROR) != 0 || handle.is_lost() {
+            return true;
+        }
+        match self {
+            Want::Input { beyond } => {
+                bits & state_bits::RCV_CLOSED != 0 || state.rcv_end.load(Ordering::Acquire) > beyond
+            }
+            Want::Output => {
+                handle.socket.cursor.want_space.store(1, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                bits & state_bits::SND_CLOSED != 0 || poll::writable(state, handle.socket.cursor)
+            }
+            Want::Connection => bits & state_bits::CONNECTED != 0 || bits & state_bits::CONNECTING == 0,
+            Want::Arrival => bits & state_bits::LISTENING == 0 || handle.rings().any(|ring| ring.ready()),
+        }
+    }
+}
+
+/// The moment a timeout in milliseconds from now is over; 0 means never.
+pub fn deadline(milliseconds: u32) -> Option<u64> {
+    (milliseconds != 0).then(|| sys::now() + u64::from(milliseconds) * 1_000_000)
+}
+
+/// Blocks until `want` may be met. Ok: look again. EINTR: a signal handler ran. EAGAIN: the deadline is over.
+pub extern "C-unwind" fn block(handle: &Handle, want: Want, deadline: Option<u64>) -> Result<()> {
+    if crate::spin::until(&|| want.is_met(handle)) {
+        return Ok(());
+    }
+    let seat = match Seat::take(handle.view) {
+        Ok(seat) => seat,
+        Err(_) if handle.is_lost() => return Ok(()),
+        Err(_) => return nap(deadline),
+    };
+    handle.socket.wait.subscribe(seat.id);
+    let outcome = loop {
+        seat.announce();
+        if want.is_met(handle) {
+            break Ok(());
+        }
+        let outcome = sleep(&seat, deadline);
+        if outcome.is_err() || want.is_met(handle) {
+            break outcome;
+        }
+    };
+    handle.socket.wait.unsubscribe(seat.id);
+    seat.leave();
+    outcome
+}
+
+extern "C-unwind" fn sleep(seat: &Seat, deadline: Option<u64>) -> Result<()> {
+    match deadline {
+        None => {
+            let mut bytes = [0u8; 64];
+            // SAFETY: the buffer is as long as said.
+            let received = unsafe { real::recv(seat.doorbell, bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+            match received {
+                0 => seat.view.lose(),
+                -1 => return Err(Errno(sys::errno())),
+                _ => {}
+            }
+        }
+        Some(deadline) => {
+            let mut fds = libc::pollfd { fd: seat.doorbell, events: libc::POLLIN, revents: 0 };
+            let left = remaining(deadline).ok_or(Errno(libc::EAGAIN))?;
+            // SAFETY: one pollfd and one timespec, both alive across the call.
+            match unsafe { real::ppoll(&mut fds, 1, &left, null()) } {
+                0 => return Err(Errno(libc::EAGAIN)),
+                -1 => return Err(Errno(sys::errno())),
+                _ => seat.drain(),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Time until the deadline, None once it is over.
+pub fn remaining(deadline: u64) -> Option<libc::timespec> {
+    let left = deadline.checked_sub(sys::now()).filter(|left| *left > 0)?;
+    Some(libc::timespec { tv_sec: (left / 1_000_000_000) as _, tv_nsec: (left % 1_000_000_000) as _ })
+}
+
+/// What is left to do when every seat of the session is taken, which means that hundreds of its threads are blocked: a
+/// short sleep, and another look.
+extern "C-unwind" fn nap(deadline: Option<u64>) -> Result<()> {
+    let longest = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    let time = match deadline.map(remaining) {
+        Some(None) => return Err(Errno(libc::EAGAIN)),
+        Some(Some(left)) if left.tv_sec == 0 && left.tv_nsec < longest.tv_nsec => left,
+        _ => longest,
+    };
+    // SAFETY: no descriptors, one timespec.
+    match unsafe { real::ppoll(core::ptr::null_mut(), 0, &time, null()) } {
+        -1 => Err(Errno(sys::errno())),
+        _ => Ok(()),
+    }
+}
