@@ -10,8 +10,8 @@ use crate::sys;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
 use std::io;
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
@@ -134,8 +134,8 @@ impl Object {
     /// Attaches the tc program to the ingress of the clsact qdisc, which is made when it is not there.
     pub fn attach_clsact(&mut self, interface: &str) -> Result<ClsactFilter, Error> {
         let failed = |reason: String| Error::Clsact { interface: interface.into(), reason };
-        // Any socket that the map takes; it neither sends nor receives, and nobody knows its port.
-        let alive = UdpSocket::bind("127.0.0.1:0").map_err(|error| failed(error.to_string()))?;
+        // A kind of socket that the map takes and that nobody can send to. Its other end is closed again below.
+        let (alive, _other) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
         let map = self.map_fd("alive")?;
         sys::update(map.as_fd(), &0u32, &(alive.as_raw_fd() as u64), sys::ANY).map_err(|source| Error::Map {
             action: "write",

@@ -56,16 +56,23 @@ pub struct Hits<K, V> {
 }
 
 impl<T> MapFds<T> {
-    /// The same descriptors in another form.
+    /// The same descriptors in another form, in the order of the fields.
     pub fn map<U>(self, mut convert: impl FnMut(T) -> U) -> MapFds<U> {
-        MapFds {
-            flows: convert(self.flows),
-            listeners: convert(self.listeners),
-            addresses: convert(self.addresses),
-            xsks: convert(self.xsks),
-            counters: convert(self.counters),
-            hold_until: convert(self.hold_until),
+        match self.try_map(|fd| Ok::<U, std::convert::Infallible>(convert(fd))) {
+            Ok(fds) => fds,
         }
+    }
+
+    /// The same, unless one cannot be converted.
+    pub fn try_map<U, E>(self, mut convert: impl FnMut(T) -> Result<U, E>) -> Result<MapFds<U>, E> {
+        Ok(MapFds {
+            flows: convert(self.flows)?,
+            listeners: convert(self.listeners)?,
+            addresses: convert(self.addresses)?,
+            xsks: convert(self.xsks)?,
+            counters: convert(self.counters)?,
+            hold_until: convert(self.hold_until)?,
+        })
     }
 }
 

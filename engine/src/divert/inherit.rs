@@ -1,0 +1,157 @@
+//! How a diversion outlives its engine: by descriptors in the keeper's ledger.
+//!
+//! Kinds: `BpfLink` (b: [`XDP_DRIVER`] ... [`CLSACT`]; for clsact it is the socket whose end makes the filter inert, and
+//! `len` holds priority and handle), `BpfMap` (b: place in [`MapFds`]), `BpfProgram` (b: 0, the socket filter). a is the
+//! interface's place in the configuration.
+
+use super::{Attachment, Diversion};
+use crate::ledger::{Entry, Kind, Ledger};
+use persona_ebpf::attach::detach_clsact;
+use persona_ebpf::{ClsactFilter, Error, Hold, Link, MapFds, Maps, XdpMode};
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::time::Duration;
+
+const XDP_DRIVER: u64 = 0;
+const XDP_GENERIC: u64 = 1;
+const TCX: u64 = 2;
+const CLSACT: u64 = 3;
+
+const SOCKET_FILTER: u64 = 0;
+
+impl Diversion {
+    /// Enters all descriptors; `place` is the interface's place in the configuration.
+    pub fn record(&self, ledger: &Ledger, place: u64) -> io::Result<()> {
+        let mut b = 0;
+        self.maps.fds().try_map(|fd: RawFd| {
+            // SAFETY: `self.maps` owns the descriptor and outlives the call.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let recorded = ledger.record(Kind::BpfMap, place, b, fd, 0);
+            b += 1;
+            recorded
+        })?;
+        if let Some(filter) = &self.socket_filter {
+            ledger.record(Kind::BpfProgram, place, SOCKET_FILTER, filter, 0)?;
+        }
+        // The link last: without it a successor attaches anew.
+        match &self.attachment {
+            Attachment::Xdp { link, mode, multi_buffer } => {
+                let b = if *mode == XdpMode::Driver { XDP_DRIVER } else { XDP_GENERIC };
+                ledger.record(Kind::BpfLink, place, b, link, (*multi_buffer).into())
+            }
+            Attachment::Tcx { link } => ledger.record(Kind::BpfLink, place, TCX, link, 0),
+            Attachment::Clsact(filter) => {
+                let name = u64::from(filter.priority) << 32 | u64::from(filter.handle);
+                ledger.record(Kind::BpfLink, place, CLSACT, &filter.alive, name)
+            }
+        }
+    }
+
+    /// Goes on with a predecessor's diversion; `None` when the ledger has none for this interface. Flows, listeners
+    /// and addresses are still as the predecessor left them.
+    ///
+    /// # Safety
+    /// The process that recorded it is gone, and nobody else adopted these descriptors.
+    pub unsafe fn resume(ledger: &Ledger, place: u64, interface: &str) -> Result<Option<Self>, Error> {
+        let Some(link) = link_of(ledger, place) else { return Ok(None) };
+        let Some(maps) = maps_of(ledger, place) else { return Ok(None) };
+        // SAFETY: the caller says so; each record names another descriptor.
+        let adopt = |entry: Entry| unsafe { ledger.adopt(&entry) };
+        let maps = Maps::from_fds(maps.map(adopt))?;
+        let attachment = match (link.b, link.len) {
+            (XDP_DRIVER, multi) => {
+                Attachment::Xdp { link: Link::from_fd(adopt(link)), mode: XdpMode::Driver, multi_buffer: multi != 0 }
+            }
+            (XDP_GENERIC, multi) => {
+                Attachment::Xdp { link: Link::from_fd(adopt(link)), mode: XdpMode::Generic, multi_buffer: multi != 0 }
+            }
+            (TCX, _) => Attachment::Tcx { link: Link::from_fd(adopt(link)) },
+            (_, name) => Attachment::Clsact(ClsactFilter {
+                alive: adopt(link),
+                priority: (name >> 32) as u16,
+                handle: name as u32,
+            }),
+        };
+        let socket_filter = ledger.find(Kind::BpfProgram, place, SOCKET_FILTER).map(adopt);
+        Ok(Some(Self { interface: interface.into(), attachment, socket_filter, maps }))
+    }
+
+    /// Takes the programs away. Dropping does the same, except for a clsact filter, which needs CAP_NET_ADMIN to go and
+    /// is inert without its socket.
+    pub fn detach(self, ledger: &Ledger) -> Result<(), Error> {
+        self.maps.fds().map(|fd| ledger.forget(fd));
+        if let Some(filter) = self.socket_filter {
+            ledger.close(filter);
+        }
+        match self.attachment {
+            Attachment::Xdp { link, .. } | Attachment::Tcx { link } => ledger.close(link.into_fd()),
+            Attachment::Clsact(filter) => {
+                ledger.close(filter.alive);
+                return detach_clsact(&self.interface, filter.priority, filter.handle);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Holds back what is ours on every interface for `span`, then lets it pass: the keeper calls this when its engine died.
+pub fn hold_all(ledger: &Ledger, span: Duration) -> Result<(), Error> {
+    for_all(ledger, |maps| maps.hold_for(span))
+}
+
+/// Lets pass what is ours on every interface: the keeper gives up.
+pub fn pass_all(ledger: &Ledger) -> Result<(), Error> {
+    for_all(ledger, |maps| maps.set_hold(Hold::Pass))
+}
+
+/// Closes every link that the ledger has, for a keeper that ends without an engine; `interface` gives the name of a
+/// place in the configuration. A clsact filter is removed.
+///
+/// # Safety
+/// No engine runs in this descriptor table.
+pub unsafe fn detach_all(ledger: &Ledger, interface: impl Fn(u64) -> Option<String>) {
+    let links: Vec<Entry> = ledger.of_kind(Kind::BpfLink).collect();
+    for link in links {
+        // SAFETY: the caller says that nobody else owns it.
+        ledger.close(unsafe { ledger.adopt(&link) });
+        if let (CLSACT, Some(name)) = (link.b, interface(link.a))
+            && let Err(error) = detach_clsact(&name, (link.len >> 32) as u16, link.len as u32)
+        {
+            tracing::warn!("{error}; the filter is inert");
+        }
+    }
+}
+
+/// Does this to each interface's maps; all are tried, and the first error is returned.
+fn for_all(ledger: &Ledger, act: impl Fn(&Maps) -> Result<(), Error>) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    for link in ledger.of_kind(Kind::BpfLink).collect::<Vec<_>>() {
+        let Some(entries) = maps_of(ledger, link.a) else { continue };
+        // Copies: the engine's own descriptors are not ours to close.
+        let copies = entries.try_map(|entry| {
+            // SAFETY: a record means that the descriptor is open; it is borrowed for this call.
+            unsafe { BorrowedFd::borrow_raw(entry.fd) }.try_clone_to_owned()
+        });
+        let copied =
+            copies.map_err(|source| Error::Map { action: "keep", map: "hold_until", source }).and_then(Maps::from_fds);
+        let acted = copied.and_then(|maps| act(&maps));
+        outcome = outcome.and(acted);
+    }
+    outcome
+}
+
+fn link_of(ledger: &Ledger, place: u64) -> Option<Entry> {
+    ledger.of_kind(Kind::BpfLink).find(|entry| entry.a == place)
+}
+
+fn maps_of(ledger: &Ledger, place: u64) -> Option<MapFds<Entry>> {
+    let map = |b| ledger.find(Kind::BpfMap, place, b);
+    Some(MapFds {
+        flows: map(0)?,
+        listeners: map(1)?,
+        addresses: map(2)?,
+        xsks: map(3)?,
+        counters: map(4)?,
+        hold_until: map(5)?,
+    })
+}
