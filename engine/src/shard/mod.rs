@@ -241,7 +241,7 @@ impl Shard {
             ShardMessage::Unlisten { key, ticket } => self.unlisten_here(key, ticket),
             ShardMessage::Unlistened { key } => self.unlistened(key),
             ShardMessage::Neighbour { port, address, mac } => {
-                if let Err(error) = self.stack.set_neighbour(port, address, mac) {
+                if let Err(error) = self.stack.set_neighbour(port, address, mac, &mut self.host) {
                     tracing::warn!("neighbour {address} cannot be entered: {error:?}");
                 }
             }
