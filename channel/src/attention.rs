@@ -67,7 +67,7 @@ impl Attention {
                 *taken = summary.swap(0, Ordering::AcqRel);
             }
         }
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         marks
     }
 

@@ -4,7 +4,7 @@ use crate::copy::Sum;
 use crate::layout::*;
 use crate::memory::SocketRef;
 use crate::stream::{Chunks, MAP_SPAN, chunk_start};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence, store_and_fence};
 
 impl<'m> SocketRef<'m> {
     pub fn receive_chunks(&self) -> Chunks<'m> {
@@ -97,8 +97,7 @@ impl ReceiveWriter {
     /// Says at which offset of its cursor the application is to mark the socket. True: it is there already and may not
     /// do so; treat it as marked ([`poll_read`](Self::poll_read) has the cursor).
     pub fn set_update_at(&mut self, socket: &SocketRef<'_>, offset: u64) -> bool {
-        socket.state.window_update_at.store(offset, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        store_and_fence(&socket.state.window_update_at, offset);
         self.poll_read(socket) >= offset
     }
 
@@ -194,10 +193,9 @@ impl<'m> ReceiveReader<'m> {
         }
         let chunks = self.socket.receive_chunks();
         chunks.empty_below(from, to);
-        self.socket.cursor.rcv_read.store(to, Ordering::Release);
-        // Pairs with the engine's fences after it let go of a chunk, and after it stored `window_update_at`: one of us
+        // The fence pairs with the engine's after it let go of a chunk, and after it stored `window_update_at`: one of us
         // sees the other.
-        fence(Ordering::SeqCst);
+        store_and_fence(&self.socket.cursor.rcv_read, to);
         if self.socket.state.rcv_end.load(Ordering::Relaxed) == to {
             chunks.take_last(to);
         }

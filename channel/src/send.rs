@@ -2,7 +2,7 @@
 
 use crate::memory::SocketRef;
 use crate::stream::{Chunks, MAP_SPAN, chunk_start};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence, store_and_fence};
 
 impl<'m> SocketRef<'m> {
     pub fn send_chunks(&self) -> Chunks<'m> {
@@ -205,9 +205,8 @@ impl SendReader {
         }
         socket.send_chunks().empty_below(self.acked, acked);
         self.acked = acked;
-        socket.state.snd_acked.store(acked, Ordering::Release);
+        store_and_fence(&socket.state.snd_acked, acked);
         self.settle(socket);
-        fence(Ordering::SeqCst);
         socket.cursor.want_space.load(Ordering::Relaxed) != 0
             && crate::poll::frees_enough(self.end - acked, socket.state.send_buffer.load(Ordering::Relaxed))
             && socket.cursor.want_space.swap(0, Ordering::AcqRel) != 0

@@ -18,6 +18,18 @@ pub fn fence_after_rmw() {
     }
 }
 
+/// Stores, and fences. On x86-64 an exchange does both and is cheaper.
+#[inline(always)]
+pub fn store_and_fence(word: &AtomicU64, value: u64) {
+    if cfg!(all(target_arch = "x86_64", not(loom))) {
+        word.swap(value, Ordering::AcqRel);
+        fence_after_rmw();
+    } else {
+        word.store(value, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// Loom's atomics, each with a gate.
 ///
 /// Loom decides where to switch threads by the *last* access to an atomic alone: a thread that loads a word before it

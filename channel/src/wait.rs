@@ -137,7 +137,7 @@ impl Waitable {
                 *taken = summary.swap(0, Ordering::AcqRel);
             }
         }
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         news
     }
 
@@ -199,7 +199,7 @@ impl News {
                 summary.fetch_or(*left, Ordering::AcqRel);
             }
         }
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         waitable.wake()
     }
 }
