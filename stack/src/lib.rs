@@ -34,7 +34,7 @@ pub use api::*;
 pub use counters::{Counter, Counters};
 pub use flow::flow_shard;
 pub use frame::*;
-pub use stack::{Config, MemoryError, Ownership, Stack};
+pub use stack::{Config, MemoryError, Ownership, Stack, Usage};
 pub use tcp::info::{Info, Listening};
 pub use tcp::state::State;
 pub use time::{Duration, Instant};

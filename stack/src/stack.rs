@@ -5,12 +5,13 @@ mod commands;
 mod core;
 mod inspect;
 
+use self::core::Core;
+pub use self::inspect::Usage;
 use crate::api::*;
 use crate::frame::{Owner, PortId, RxFrame};
 use crate::ip::{self, Reassembly, Received};
 use crate::time::{Duration, Instant};
 use ::core::net::{IpAddr, SocketAddr};
-use self::core::Core;
 
 /// How many records of each kind the arena holds, and what seeds the secrets.
 #[derive(Clone, Copy, Debug)]
@@ -142,11 +143,7 @@ impl<'m> Stack<'m> {
 
     /// When [`Stack::on_timeout`] has to be called at the latest; `None`: not before the next input.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let deadlines = [
-            self.core.next_timer(),
-            self.core.env.net.next_timeout(),
-            self.reassembly.next_deadline(),
-        ];
+        let deadlines = [self.core.next_timer(), self.core.env.net.next_timeout(), self.reassembly.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -285,3 +282,6 @@ impl<'m> Stack<'m> {
 
 /// Default bound on how long an orphan lives; here so that the engine can show it.
 pub const ORPHAN_LIFETIME: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

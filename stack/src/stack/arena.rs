@@ -4,13 +4,13 @@ use super::core::{Core, Tables};
 use super::{Config, MemoryError, Stack};
 use crate::env::{Env, Globals, Queue};
 use crate::flow::Secrets;
+use crate::ip::IpCounters;
 use crate::ip::held::HeldFrames;
 use crate::ip::interface::Interfaces;
 use crate::ip::links::{Links, LinksState};
 use crate::ip::neighbour::{NeighbourRecord, Neighbours, NeighboursState};
 use crate::ip::reassembly::{Block, Datagram, Reassembly, ReassemblyState, SCRATCH};
 use crate::ip::route::{RouteRecord, Routes, RoutesState};
-use crate::ip::IpCounters;
 use crate::memory::{Carver, FlowTable, PoolState, Slot, TimerNode, WheelState};
 use crate::tcp::Range;
 use crate::tcp::block::{Link, Listener, Request, Tcb, TimeWait};
@@ -185,11 +185,11 @@ pub(super) fn format<'m>(memory: &'m mut [u8], config: &Config, now: Instant) ->
 }
 
 pub(super) fn attach(memory: &mut [u8]) -> Result<Stack<'_>, MemoryError> {
-    if memory.as_ptr() as usize % ALIGNMENT != 0 {
+    if !(memory.as_ptr() as usize).is_multiple_of(ALIGNMENT) {
         return Err(MemoryError::Misaligned);
     }
-    let (found, _) = Preamble::read_from_prefix(memory)
-        .map_err(|_| MemoryError::TooSmall { needed: size_of::<Preamble>() })?;
+    let (found, _) =
+        Preamble::read_from_prefix(memory).map_err(|_| MemoryError::TooSmall { needed: size_of::<Preamble>() })?;
     let sizes = Config {
         connections: found.connections,
         listeners: found.listeners,
@@ -212,7 +212,7 @@ pub(super) fn attach(memory: &mut [u8]) -> Result<Stack<'_>, MemoryError> {
 }
 
 fn check(memory: &[u8], sizes: &Preamble) -> Result<(), MemoryError> {
-    if memory.as_ptr() as usize % ALIGNMENT != 0 {
+    if !(memory.as_ptr() as usize).is_multiple_of(ALIGNMENT) {
         return Err(MemoryError::Misaligned);
     }
     let needed = size_for(sizes);
@@ -302,10 +302,7 @@ mod tests {
         assert_eq!(Stack::attach(memory).err(), Some(MemoryError::Foreign));
         assert!(Stack::format(memory, &config, now).is_ok());
         assert!(Stack::attach(memory).is_ok());
-        assert_eq!(
-            Stack::attach(&mut memory[..size - 64]).err(),
-            Some(MemoryError::TooSmall { needed: size })
-        );
+        assert_eq!(Stack::attach(&mut memory[..size - 64]).err(), Some(MemoryError::TooSmall { needed: size }));
         memory[8] ^= 1;
         assert_eq!(Stack::attach(memory).err(), Some(MemoryError::Foreign), "another version");
     }

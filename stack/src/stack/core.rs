@@ -705,12 +705,8 @@ fn unpack(changes: u8) -> Changes {
 fn pseudo(packet: &TransportPacket<'_>) -> u16 {
     let len = packet.bytes.len() as u32;
     match (packet.source, packet.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            checksum::pseudo_v4(source, destination, protocol::TCP, len)
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            checksum::pseudo_v6(source, destination, protocol::TCP, len)
-        }
+        (IpAddr::V4(source), IpAddr::V4(destination)) => checksum::pseudo_v4(source, destination, protocol::TCP, len),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => checksum::pseudo_v6(source, destination, protocol::TCP, len),
         // No packet has addresses of two families.
         _ => 0,
     }

@@ -32,9 +32,8 @@ pub(crate) fn bake(secrets: &Secrets, flow: &Flow, irs: u32, mss: u16, now: Inst
 pub(crate) fn check(secrets: &Secrets, flow: &Flow, irs: u32, cookie: u32, now: Instant) -> Option<Baked> {
     let place = cookie & ((1 << MSS_BITS) - 1);
     let current = period(now);
-    let valid = [current, current.wrapping_sub(1)]
-        .into_iter()
-        .any(|count| seal(secrets, flow, irs, count, place) == cookie);
+    let valid =
+        [current, current.wrapping_sub(1)].into_iter().any(|count| seal(secrets, flow, irs, count, place) == cookie);
     valid.then(|| Baked { mss: MSS_TABLE[place as usize] })
 }
 

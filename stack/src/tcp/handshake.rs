@@ -46,7 +46,11 @@ impl Tcb {
             }
             None => self.clear(flag::TIMESTAMPS),
         }
-        if options.sack_permitted && sack { self.set(flag::SACK) } else { self.clear(flag::SACK) }
+        if options.sack_permitted && sack {
+            self.set(flag::SACK)
+        } else {
+            self.clear(flag::SACK)
+        }
         self.update_mss();
     }
 
@@ -84,10 +88,8 @@ impl Conn<'_, '_> {
         let answering = self.tcb.state() == State::SynReceived;
         let tcb = &mut *self.tcb;
         let scaled = !answering || tcb.rcv_scale != 0;
-        let stamps = Timestamps {
-            value: stamp(self.now, tcb.ts_offset),
-            echo: if answering { tcb.ts_recent } else { 0 },
-        };
+        let stamps =
+            Timestamps { value: stamp(self.now, tcb.ts_offset), echo: if answering { tcb.ts_recent } else { 0 } };
         let options = TcpOptions {
             mss: Some(announced_mss(tcb.pmtu, tcb.settings.max_segment)),
             window_scale: scaled.then_some(window::SCALE),

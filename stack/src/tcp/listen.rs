@@ -120,8 +120,8 @@ impl Request {
         let stamps = arrival.options.timestamps.filter(|_| self.has(flag::TIMESTAMPS));
         let outdated = stamps.is_some_and(|stamps| (self.ts_recent.wrapping_sub(stamps.value) as i32) > 1);
         let room = settings.receive_buffer.min(65_535);
-        let in_window = arrival.seq.since(rcv_nxt) <= room || (arrival.seq + arrival.sequence_len()).after(rcv_nxt)
-            && arrival.seq.before(rcv_nxt + room);
+        let in_window = arrival.seq.since(rcv_nxt) <= room
+            || (arrival.seq + arrival.sequence_len()).after(rcv_nxt) && arrival.seq.before(rcv_nxt + room);
         if outdated || !in_window {
             if outdated {
                 env.count(Counter::TcpExtPAWSEstab);
@@ -162,10 +162,7 @@ impl Request {
             ack: SeqNumber(self.irs.wrapping_add(1)),
             flags: TcpFlags::ACK,
             window: self.window,
-            options: TcpOptions {
-                timestamps: self.has(flag::TIMESTAMPS).then_some(stamps),
-                ..TcpOptions::default()
-            },
+            options: TcpOptions { timestamps: self.has(flag::TIMESTAMPS).then_some(stamps), ..TcpOptions::default() },
             ttl: Settings::TTL,
             tos: 0,
         };

@@ -65,13 +65,7 @@ impl Conn<'_, '_> {
 
     /// Takes the payload and FIN of an acceptable segment that begins at `start`. `stored`: so many bytes at RCV.NXT
     /// have been stored already, together with the checksum's verification.
-    pub(crate) fn receive<H: Host>(
-        &mut self,
-        host: &mut H,
-        arrival: &Arrival<'_>,
-        start: u64,
-        stored: Option<usize>,
-    ) {
+    pub(crate) fn receive<H: Host>(&mut self, host: &mut H, arrival: &Arrival<'_>, start: u64, stored: Option<usize>) {
         let fin = arrival.flags.fin();
         if arrival.payload.is_empty() && !fin {
             return;
@@ -227,8 +221,7 @@ impl Conn<'_, '_> {
         let mut place = 1;
         tcb.sack_blocks = [[start.0, end.0], [0; 2], [0; 2]];
         for block in old {
-            let swallowed = SeqNumber(block[0]).at_or_after(start)
-                && SeqNumber(block[1]).at_or_before(end);
+            let swallowed = SeqNumber(block[0]).at_or_after(start) && SeqNumber(block[1]).at_or_before(end);
             if block[0] != block[1] && !swallowed && place < tcb.sack_blocks.len() {
                 tcb.sack_blocks[place] = block;
                 place += 1;

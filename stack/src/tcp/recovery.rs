@@ -261,8 +261,7 @@ impl Conn<'_, '_> {
         tcb.recover = tcb.snd_nxt;
         tcb.high_rxt = tcb.snd_una;
         let mss = u64::from(tcb.mss);
-        let how =
-            if tcb.has(flag::SACK) { Counter::TcpExtTCPSackRecovery } else { Counter::TcpExtTCPRenoRecovery };
+        let how = if tcb.has(flag::SACK) { Counter::TcpExtTCPSackRecovery } else { Counter::TcpExtTCPRenoRecovery };
         self.lose_head(mss);
         self.env.count(how);
     }

@@ -13,9 +13,6 @@ pub(crate) struct Bytes<'a> {
 }
 
 impl<'a> Bytes<'a> {
-    #[cfg(test)]
-    pub(crate) const EMPTY: Self = Self { first: &[], rest: &[], len: 0 };
-
     /// The first `len` bytes of `first` and `rest`; fewer when there are not as many.
     pub(crate) fn new(first: &'a [u8], rest: &'a [&'a [u8]], len: usize) -> Self {
         let held = first.len() + rest.iter().map(|piece| piece.len()).sum::<usize>();

@@ -79,7 +79,7 @@ impl Conn<'_, '_> {
 
     /// RFC 6298 section 5.4 to 5.6.
     fn retransmission_timeout<H: Host>(&mut self, host: &mut H) {
-        let stalled = self.now.since(self.tcb.stalled_at).as_micros();
+        let stalled = if self.tcb.retries == 0 { 0 } else { self.now.since(self.tcb.stalled_at).as_micros() };
         if self.tcb.retries > 0 && self.hopeless(stalled) {
             self.env.count(Counter::TcpExtTCPAbortOnTimeout);
             self.give_up();
@@ -88,8 +88,8 @@ impl Conn<'_, '_> {
         self.env.count(Counter::TcpExtTCPTimeouts);
         self.enter_loss();
         self.tcb.retries = self.tcb.retries.saturating_add(1);
-        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled);
         self.push(host);
+        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled);
     }
 
     fn probe_timeout<H: Host>(&mut self, host: &mut H) {
@@ -97,7 +97,8 @@ impl Conn<'_, '_> {
             return;
         }
         // A window that is open means that Nagle, cork or silly window avoidance kept the data back, or the route.
-        let stalled = self.now.since(self.tcb.stalled_at.max(self.tcb.heard_at)).as_micros();
+        let since = self.tcb.stalled_at.max(self.tcb.heard_at);
+        let stalled = if self.tcb.retries == 0 { 0 } else { self.now.since(since).as_micros() };
         if self.tcb.retries > 0 && self.hopeless(stalled) {
             self.env.count(Counter::TcpExtTCPAbortOnTimeout);
             self.give_up();
@@ -166,10 +167,8 @@ impl Conn<'_, '_> {
         }
         let now = self.now.as_micros();
         let silent = self.now.since(self.tcb.heard_at).as_micros();
-        let (idle, interval) = (
-            u64::from(self.tcb.settings.keep_idle_ms) * 1_000,
-            u64::from(self.tcb.settings.keep_interval_ms) * 1_000,
-        );
+        let (idle, interval) =
+            (u64::from(self.tcb.settings.keep_idle_ms) * 1_000, u64::from(self.tcb.settings.keep_interval_ms) * 1_000);
         if self.tcb.in_flight() > 0 || self.tcb.snd_end > self.tcb.snd_nxt {
             // The retransmission or probe timer watches the peer.
             self.tcb.idle_at = now + idle.max(1_000);

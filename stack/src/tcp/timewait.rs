@@ -102,8 +102,7 @@ impl TimeWait {
 
     fn acknowledge<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant) {
         let stamps = Timestamps { value: stamp(now, self.ts_offset), echo: self.ts_recent };
-        let options =
-            TcpOptions { timestamps: (self.timestamps != 0).then_some(stamps), ..TcpOptions::default() };
+        let options = TcpOptions { timestamps: (self.timestamps != 0).then_some(stamps), ..TcpOptions::default() };
         let bare = Bare {
             flow: &self.flow,
             seq: SeqNumber(self.snd_nxt),

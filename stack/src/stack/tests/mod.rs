@@ -1,0 +1,15 @@
+//! Tests of the whole stack at the level of packets: scripts of segments in and out at virtual times, one file per
+//! subject, and two stacks back to back.
+
+mod bench;
+mod close;
+mod cookies;
+mod handshake;
+mod icmp;
+mod receive;
+mod recovery;
+mod send;
+mod survival;
+mod timers;
+mod timewait;
+mod transfer;
