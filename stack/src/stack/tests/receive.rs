@@ -311,7 +311,7 @@ fn the_echo_is_that_of_the_segment_that_advanced_the_window() {
     let with = |value| TcpOptions { timestamps: Some(Timestamps { value, echo: 0 }), ..TcpOptions::default() };
     let base = (script.now / 1_000) as u32;
     let echo = |seen: Seen| seen.options.timestamps.unwrap().echo - base;
-    let mut deliver = |script: &mut Script<'_>, offset: u32, value: u32| {
+    let deliver = |script: &mut Script<'_>, offset: u32, value: u32| {
         let packet = script.packet(A, 1 + offset, 1, with(base + value), 0, &data(offset, 100));
         script.deliver(&packet);
     };
