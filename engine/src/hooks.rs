@@ -8,10 +8,11 @@
 use persona_stack::PortId;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-pub trait Hooks: Send + Sync {
+pub trait Hooks: Sync {
     /// A connection exists (or its SYN is about to leave).
-    fn flow_begins(&self, _local: SocketAddr, _remote: SocketAddr) {}
+    fn flow_begins(&self, _local: SocketAddr, _remote: SocketAddr, _shard: u8) {}
 
     /// The connection is gone, TIME_WAIT included.
     fn flow_ended(&self, _local: SocketAddr, _remote: SocketAddr) {}
@@ -28,15 +29,21 @@ pub trait Hooks: Send + Sync {
 
     fn listener_ended(&self, _local: SocketAddr) {}
 
-    /// Keeps `local`'s port from the host; port 0 asks for any. The port stays kept until released.
-    fn reserve_port(&self, local: SocketAddr) -> io::Result<SocketAddr> {
-        Ok(local)
+    /// Keeps `local`'s port from the host until it is released.
+    fn reserve_port(&self, _local: SocketAddr) -> io::Result<()> {
+        Ok(())
     }
 
     fn release_port(&self, _local: SocketAddr) {}
 
     /// A shard wants to send to this next hop and does not know its hardware address.
     fn neighbour_wanted(&self, _port: PortId, _address: IpAddr) {}
+
+    /// The port of the shared interface with this index of the host's, whose neighbours, addresses and routes the
+    /// shards follow.
+    fn interface_of(&self, _index: u32) -> Option<PortId> {
+        None
+    }
 
     /// What is diverted, for `persona filter show`.
     fn filters(&self) -> Vec<crate::admin::Filter> {
@@ -49,7 +56,7 @@ pub trait Hooks: Send + Sync {
     }
 
     /// Local ports for the connections that shards open; `None`: the stack chooses by itself.
-    fn ephemeral_ports(&self) -> Option<Vec<u16>> {
+    fn ephemeral_ports(&self) -> Option<Arc<[u16]>> {
         None
     }
 }

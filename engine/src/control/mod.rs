@@ -33,7 +33,7 @@ pub struct Parts<'a> {
     pub admin_socket: OwnedFd,
     /// Readable once the engine has to stop.
     pub stop: BorrowedFd<'a>,
-    pub hooks: Arc<dyn Hooks>,
+    pub hooks: &'a dyn Hooks,
     pub ports_used: Arc<ports::PortUse>,
     pub interfaces: Vec<admin::InterfaceFacts>,
     pub shards: Vec<crate::admin::ShardInfo>,
@@ -67,7 +67,7 @@ pub struct Control<'a> {
     pub(crate) epoll: OwnedFd,
     session_socket: OwnedFd,
     admin_socket: OwnedFd,
-    pub(crate) hooks: Arc<dyn Hooks>,
+    pub(crate) hooks: &'a dyn Hooks,
     pub(crate) ports: ports::PortTable,
     pub(crate) ports_used: Arc<ports::PortUse>,
     pub(crate) sessions: Vec<Option<Entry>>,

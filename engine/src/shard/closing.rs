@@ -18,7 +18,7 @@ pub fn has_hung_up(anchor: &OwnedFd) -> bool {
     rustix::event::poll(&mut poll, Some(&now)).is_ok() && poll[0].revents().contains(PollFlags::HUP)
 }
 
-impl Shard {
+impl Shard<'_> {
     /// The anchor reported something while it carries no payload, which can only be its end.
     pub(crate) fn anchor_event(&mut self, session: u32, slot: Slot) {
         let Some((record, _)) = self.host.sessions.socket(owner_of(session, slot)) else { return };

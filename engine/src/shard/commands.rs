@@ -36,7 +36,7 @@ impl From<Result<(), i32>> for Outcome {
     }
 }
 
-impl Shard {
+impl Shard<'_> {
     /// Takes what a lane has, as far as it can be completed.
     pub(crate) fn drain_lane(&mut self, session: u32, lane: LaneIndex) {
         for _ in 0..LANE_COMMANDS {

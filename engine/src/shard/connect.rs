@@ -18,10 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
-/// Local ports tried in shared mode, where they come from a pool that the host leaves to us.
-const PORT_ATTEMPTS: usize = 64;
-
-impl Shard {
+impl Shard<'_> {
     pub(crate) fn connect(&mut self, key: SlotKey, command: &Command, origin: Origin) -> Outcome {
         let mut remote = match address(&command.args) {
             Ok(remote) => remote,
@@ -101,7 +98,7 @@ impl Shard {
         let pool = if local.port() == 0 { self.host.hooks.ephemeral_ports() } else { None };
         let Some(pool) = pool else {
             if local.port() != 0 {
-                self.host.hooks.flow_begins(local, remote);
+                self.host.hooks.flow_begins(local, remote, self.links.index as u8);
             }
             let connection = self
                 .stack
@@ -113,13 +110,12 @@ impl Shard {
         };
         // Begins at an unpredictable place (RFC 6056), and takes ports whose flow is ours.
         let start = self.now.as_micros() as usize ^ owner.0 as usize;
-        let mut attempts = 0;
         for step in 0..pool.len() {
             let local = SocketAddr::new(local.ip(), pool[(start + step) % pool.len()]);
             if usize::from(flow_shard(&self.seed, self.links.shards() as u8, local, remote)) != self.links.index {
                 continue;
             }
-            self.host.hooks.flow_begins(local, remote);
+            self.host.hooks.flow_begins(local, remote, self.links.index as u8);
             match self.stack.connect(self.now, owner, local, remote, options, &mut self.host) {
                 Ok(connection) => return Ok((connection, local)),
                 Err(persona_stack::Error::AddressInUse) => self.host.hooks.flow_ended(local, remote),
@@ -127,10 +123,6 @@ impl Shard {
                     self.host.hooks.flow_ended(local, remote);
                     return Err(errno(error));
                 }
-            }
-            attempts += 1;
-            if attempts == PORT_ATTEMPTS {
-                break;
             }
         }
         Err(libc::EADDRNOTAVAIL)

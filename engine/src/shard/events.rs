@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 /// How long an ended flow stays diverted (shared mode): TIME_WAIT as Linux has it, and a little.
 const FLOW_LINGERS: persona_stack::Duration = persona_stack::Duration::from_secs(61);
 
-impl Shard {
+impl Shard<'_> {
     /// Takes all events; `true` when there was one.
     pub(crate) fn events(&mut self) -> bool {
         let mut any = false;

@@ -75,7 +75,7 @@ struct Deferred {
     checksum: TxChecksum,
 }
 
-pub struct ShardHost {
+pub struct ShardHost<'a> {
     pub shard: usize,
     pub sessions: Sessions,
     pub attachments: Vec<Attachment>,
@@ -92,16 +92,16 @@ pub struct ShardHost {
     pub counters: ShardCounters,
     pub tap: ShardTap,
     pub ports_used: Arc<PortUse>,
-    pub hooks: Arc<dyn Hooks>,
+    pub hooks: &'a dyn Hooks,
 }
 
-impl ShardHost {
+impl<'a> ShardHost<'a> {
     pub fn new(
         shard: usize,
         attachments: Vec<Attachment>,
         routing: Routing,
         ports_used: Arc<PortUse>,
-        hooks: Arc<dyn Hooks>,
+        hooks: &'a dyn Hooks,
     ) -> Self {
         Self {
             shard,
@@ -226,7 +226,7 @@ fn destination(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
-impl Host for ShardHost {
+impl Host for ShardHost<'_> {
     fn transmit(&mut self, port: PortId, segment: &Segment<'_>) -> Result<(), Busy> {
         let Some(place) = self.attachments.iter().position(|attachment| attachment.id == port) else {
             // The stack knows only ports that we gave it; one that is gone takes everything and delivers nothing.
@@ -327,7 +327,7 @@ impl Host for ShardHost {
         if retuned {
             self.adopted.push(owner);
         }
-        self.hooks.flow_begins(open.local, open.remote);
+        self.hooks.flow_begins(open.local, open.remote, shard as u8);
         Incoming::Adopt(owner)
     }
 }

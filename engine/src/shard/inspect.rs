@@ -9,7 +9,7 @@ use crate::message::SlotKey;
 use persona_channel::layout::REPLY_SIZE;
 use std::sync::atomic::Ordering;
 
-impl Shard {
+impl Shard<'_> {
     pub(crate) fn get_option(&mut self, key: SlotKey, args: &[u64; 6]) -> Outcome {
         let (level, name) = (args[0] as i32, args[1] as i32);
         let room = (args[2] as usize).min(REPLY_SIZE);

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 /// Linux's net.core.somaxconn: the most that a backlog counts for.
 const LARGEST_BACKLOG: u32 = 4_096;
 
-impl Shard {
+impl Shard<'_> {
     pub(crate) fn listen(&mut self, key: SlotKey, origin: Origin, backlog: u64) -> Outcome {
         let Some((record, _)) = self.host.sessions.socket(owner_of(key.session, key.slot)) else {
             return Outcome::Done(-libc::EBADF);

@@ -47,9 +47,9 @@ const SOCKET_BUDGET: usize = 256;
 const PARK_AFTER: u64 = 4_096;
 
 /// What a shard is made of.
-pub struct Parts {
+pub struct Parts<'a> {
     pub stack: Stack<'static>,
-    pub host: ShardHost,
+    pub host: ShardHost<'a>,
     pub links: ShardLinks,
     pub limits: Limits,
     /// The stack's seed, by which flows find their shard.
@@ -57,9 +57,9 @@ pub struct Parts {
     pub spin: Option<std::time::Duration>,
 }
 
-pub struct Shard {
+pub struct Shard<'a> {
     pub stack: Stack<'static>,
-    pub host: ShardHost,
+    pub host: ShardHost<'a>,
     pub links: ShardLinks,
     pub(crate) epoll: OwnedFd,
     pub(crate) now: Instant,
@@ -80,8 +80,8 @@ pub struct Shard {
     pub(crate) failed_ports: u64,
 }
 
-impl Shard {
-    pub fn new(parts: Parts) -> std::io::Result<Self> {
+impl<'a> Shard<'a> {
+    pub fn new(parts: Parts<'a>) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, parts.links.waker().event(), sleep::Token::Waker.data(), edge)?;

@@ -151,7 +151,7 @@ fn send(anchor: &OwnedFd, start: *const u8, len: usize) -> Option<usize> {
     }
 }
 
-impl Shard {
+impl Shard<'_> {
     /// Puts a socket into relay. Whatever of the unread bytes the anchor does not take at once follows in order.
     pub(crate) fn enter_relay(&mut self, key: SlotKey) -> Result<(), i32> {
         self.look(key.session, key.slot);

@@ -23,7 +23,7 @@ pub struct ShardReport {
 /// One socket of the shard.
 pub type SocketReport = Socket;
 
-impl Shard {
+impl Shard<'_> {
     pub(crate) fn report(&mut self, ticket: u32, sockets: bool) {
         let sockets = if sockets { self.socket_reports() } else { Vec::new() };
         let report = Box::new(ShardReport {

@@ -94,7 +94,7 @@ impl Idle {
     }
 }
 
-impl Shard {
+impl Shard<'_> {
     /// While there is work: looks at the descriptors now and then, so that a hang-up or a parked session does not wait
     /// for a lull.
     pub(crate) fn glance(&mut self, busy: bool) {

@@ -1,0 +1,330 @@
+//! Opening the interfaces of the configuration: the port of each queue, the diversion, the addresses.
+
+use crate::config::{AddressKind, Config, Count, Interface as Wanted, InterfaceKind, XdpModeChoice};
+use crate::control::admin::InterfaceFacts;
+use crate::divert::{AddressMode as Diverted, Capacity, Diversion, PortKind, XdpMode};
+use crate::host::{self, HostAddress};
+use crate::ledger::{Kind, Ledger};
+use crate::port::packet::{self, PacketPort};
+use crate::port::tap::{self, TapPort};
+use crate::port::xdp::{self, XdpPort};
+use crate::port::Port;
+use anyhow::{Context, Result, anyhow, bail};
+use persona_stack::{AddressMode, InterfaceConfig, Link, Offload, PortId};
+use std::net::IpAddr;
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// IP packets of a tap that does not say.
+const DEFAULT_MTU: u32 = 1_500;
+/// Connections that may be diverted one by one on a shared address, per interface.
+const FLOWS: u32 = 1 << 18;
+const LISTENERS: u32 = 4_096;
+
+/// One interface with its ports.
+pub struct Opened {
+    pub id: PortId,
+    pub name: String,
+    /// The host's index.
+    pub index: u32,
+    pub mode: AddressMode,
+    pub mac: [u8; 6],
+    pub mtu: u16,
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Queue and port.
+    pub ports: Vec<(u32, Box<dyn Port>)>,
+    pub diversion: Option<Diversion>,
+}
+
+impl Opened {
+    pub fn config(&self) -> InterfaceConfig {
+        let offloads = self.ports.iter().map(|(_, port)| port.offload());
+        let offload = offloads
+            .reduce(|one, other| Offload {
+                max_segment: one.max_segment.min(other.max_segment),
+                tx_checksum: one.tx_checksum && other.tx_checksum,
+            })
+            .unwrap_or(Offload { max_segment: self.mtu.into(), tx_checksum: false });
+        InterfaceConfig {
+            port: self.id,
+            link: Link::Ethernet { mac: self.mac },
+            mtu: self.mtu,
+            offload,
+            mode: self.mode,
+        }
+    }
+
+    pub const fn link_header(&self) -> usize {
+        ETHERNET
+    }
+
+    /// For `persona info` and the like; `shards`: how queues are dealt out.
+    pub fn facts(&self, shards: usize) -> InterfaceFacts {
+        InterfaceFacts {
+            name: self.name.clone(),
+            shared: self.mode == AddressMode::Shared,
+            addresses: self.addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}")).collect(),
+            mtu: self.mtu.into(),
+            mac: Some(self.mac),
+            queues: self
+                .ports
+                .iter()
+                .enumerate()
+                .map(|(nth, (queue, port))| (*queue, (nth % shards) as u8, port.describe()))
+                .collect(),
+            link_header: self.link_header(),
+        }
+    }
+}
+
+/// Opens all of them, or none stays open.
+pub fn open(config: &Config, ledger: &Ledger, predecessors: bool) -> Result<Vec<Opened>> {
+    let host_addresses = host::tables::addresses().context("cannot read the host's addresses")?;
+    config
+        .interfaces
+        .iter()
+        .enumerate()
+        .map(|(place, wanted)| {
+            open_one(place, wanted, ledger, predecessors, &host_addresses)
+                .with_context(|| format!("interface {} cannot be used", wanted.param))
+        })
+        .collect()
+}
+
+fn open_one(
+    place: usize,
+    wanted: &Wanted,
+    ledger: &Ledger,
+    predecessors: bool,
+    host_addresses: &[HostAddress],
+) -> Result<Opened> {
+    let mut opening = Opening { place: place as u64, wanted, ledger, predecessors };
+    let device = match wanted.kind {
+        InterfaceKind::Tap | InterfaceKind::Macvtap => opening.tap()?,
+        InterfaceKind::Xdp => opening.xdp()?,
+        InterfaceKind::Packet => opening.packet()?,
+        InterfaceKind::Auto => opening.auto()?,
+    };
+    let Device { name, index, mac, mtu, ports, diversion } = device;
+    let mode = match wanted.mode {
+        AddressKind::Own => AddressMode::Own,
+        AddressKind::Shared => AddressMode::Shared,
+    };
+    let on_host: Vec<(IpAddr, u8)> = host_addresses
+        .iter()
+        .filter(|known| known.interface == index && known.address.is_ipv4())
+        .map(|known| (known.address, known.prefix_len))
+        .collect();
+    let addresses: Vec<(IpAddr, u8)> = match (wanted.ip, mode) {
+        (Some((ip, prefix)), AddressMode::Own) => {
+            let ip = IpAddr::V4(ip);
+            if host_addresses.iter().any(|known| known.address == ip) {
+                bail!("{ip} is an address of the host: remove it there, or set \"address\": \"shared\"");
+            }
+            vec![(ip, prefix)]
+        }
+        (Some((ip, _)), AddressMode::Shared) => {
+            let found = on_host.iter().find(|(known, _)| *known == IpAddr::V4(ip));
+            vec![*found.ok_or_else(|| anyhow!("{ip} is not an address of the host there: leave \"ip\" out"))?]
+        }
+        (None, AddressMode::Shared) if on_host.is_empty() => {
+            bail!("the host has no IPv4 address there that could be shared: give it one, or set \"ip\" and \"address\": \"own\"")
+        }
+        (None, AddressMode::Shared) => on_host,
+        (None, AddressMode::Own) => bail!("it has no \"ip\""),
+    };
+    if mode == AddressMode::Shared && diversion.is_none() {
+        bail!("a tap or macvtap has no traffic of the host to share an address with: set \"address\": \"own\"");
+    }
+    if let Some(diversion) = &diversion {
+        diversion.clear()?;
+        let diverted = if mode == AddressMode::Own { Diverted::Own } else { Diverted::Shared };
+        for (address, _) in &addresses {
+            diversion.add_address(*address, diverted)?;
+        }
+    }
+    let mtu = wanted.mtu.map_or(mtu, |mtu| mtu.into());
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    let mac = wanted.mac.map_or(mac, |mac| mac.0);
+    Ok(Opened { id: PortId(place as u8), name, index, mode, mac, mtu, addresses, ports, diversion })
+}
+
+/// An interface on its way.
+struct Opening<'a> {
+    place: u64,
+    wanted: &'a Wanted,
+    ledger: &'a Ledger,
+    predecessors: bool,
+}
+
+struct Device {
+    name: String,
+    index: u32,
+    mac: [u8; 6],
+    mtu: u32,
+    ports: Vec<(u32, Box<dyn Port>)>,
+    diversion: Option<Diversion>,
+}
+
+impl Opening<'_> {
+    fn xdp(&mut self) -> Result<Device> {
+        let interface = host::Interface::find_usable(&self.wanted.param)?;
+        let queues = self.queues(interface.rx_queues)?;
+        let mut ports = Vec::new();
+        for queue in 0..queues {
+            ports.push((queue, self.xdp_port(&interface.name, queue)?));
+        }
+        let multi_buffer = xdp::needs_multi_buffer(interface.mtu);
+        let mode = match self.wanted.xdp_mode {
+            XdpModeChoice::Auto => None,
+            XdpModeChoice::ZeroCopy | XdpModeChoice::Driver => Some(XdpMode::Driver),
+            XdpModeChoice::Generic => Some(XdpMode::Generic),
+        };
+        let diversion = self.diversion(&interface.name, PortKind::Xdp { multi_buffer, mode }, queues)?;
+        for (queue, port) in &ports {
+            diversion.set_xsk(*queue, port.socket())?;
+        }
+        let ports = ports.into_iter().map(|(queue, port)| (queue, Box::new(port) as Box<dyn Port>)).collect();
+        Ok(Device {
+            index: interface.index,
+            mac: interface.mac.unwrap_or_default(),
+            mtu: interface.mtu,
+            name: interface.name,
+            ports,
+            diversion: Some(diversion),
+        })
+    }
+
+    /// A predecessor's socket with its packet memory, or a fresh one.
+    fn xdp_port(&self, interface: &str, queue: u32) -> Result<XdpPort> {
+        let mut params = xdp::Params::new(interface, queue);
+        if let Some(frames) = self.wanted.frames {
+            (params.rx_frames, params.tx_frames) = (frames, frames);
+        }
+        params.zero_copy = matches!(self.wanted.xdp_mode, XdpModeChoice::Auto | XdpModeChoice::ZeroCopy);
+        if let Some(mask) = self.wanted.offload {
+            params.checksum_offload &= mask.tx_checksum();
+            params.merge &= mask.receive_merged();
+        }
+        let socket = self.ledger.find(Kind::Xsk, self.place, queue.into());
+        let memory = self.ledger.find(Kind::Umem, self.place, queue.into());
+        if self.predecessors && let (Some(socket), Some(memory)) = (socket, memory) {
+            // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
+            let (socket, memory) = unsafe { (self.ledger.adopt(&socket), self.ledger.adopt(&memory)) };
+            return Ok(XdpPort::reopen(&params, socket, memory)?);
+        }
+        let port = XdpPort::open(&params)?;
+        for (kind, descriptor) in [Kind::Xsk, Kind::Umem].into_iter().zip(port.descriptors()) {
+            self.ledger.record(kind, self.place, queue.into(), descriptor, 0)?;
+        }
+        Ok(port)
+    }
+
+    fn packet(&mut self) -> Result<Device> {
+        let interface = host::Interface::find_usable(&self.wanted.param)?;
+        self.queues(1)?;
+        let diversion = self.diversion(&interface.name, PortKind::Packet, 1)?;
+        let mut params = packet::Params::slots(&interface.name);
+        if let Some(mask) = self.wanted.offload {
+            params.vnet &= mask.tx_checksum() || mask.segmentation() || mask.rx_checksum();
+            params.merge &= mask.receive_merged();
+        }
+        let port: Box<dyn Port> = Box::new(PacketPort::open(params)?);
+        if let Some(socket) = port.descriptors().first() {
+            diversion.filter_packet_socket(*socket)?;
+        }
+        Ok(Device {
+            index: interface.index,
+            mac: interface.mac.unwrap_or_default(),
+            mtu: interface.mtu,
+            name: interface.name,
+            ports: vec![(0, port)],
+            diversion: Some(diversion),
+        })
+    }
+
+    /// AF_XDP where the interface does it, packet_mmap otherwise.
+    fn auto(&mut self) -> Result<Device> {
+        match self.xdp() {
+            Ok(device) => Ok(device),
+            Err(error) => {
+                tracing::warn!("{}: AF_XDP is not to be had ({error:#}); packet_mmap instead", self.wanted.param);
+                self.packet()
+            }
+        }
+    }
+
+    fn tap(&mut self) -> Result<Device> {
+        let queues = self.queues(1)?;
+        let place = match self.wanted.kind {
+            InterfaceKind::Macvtap => tap::Place::Macvtap { path: self.wanted.param.clone() },
+            _ => tap::Place::Tap { name: self.wanted.param.clone(), create: true },
+        };
+        let vnet = self.wanted.offload.is_none_or(|mask| mask.0 != 0);
+        let params = tap::Params { place, vnet, multi_queue: queues > 1, merge: true };
+        let mut ports: Vec<(u32, Box<dyn Port>)> = Vec::new();
+        let mut name = String::new();
+        for queue in 0..queues {
+            let port = TapPort::open(&params)?;
+            port.interface().clone_into(&mut name);
+            ports.push((queue, Box::new(port)));
+        }
+        let interface = host::Interface::find(&name).ok();
+        let mtu = interface.as_ref().map_or(DEFAULT_MTU, |interface| interface.mtu);
+        let index = interface.as_ref().map_or(0, |interface| interface.index);
+        // A macvtap delivers what is addressed to its own address. A tap is a cable: the host's end has its own
+        // address, ours is another.
+        let mac = match (self.wanted.kind, interface.and_then(|interface| interface.mac)) {
+            (InterfaceKind::Macvtap, Some(mac)) => mac,
+            _ => random_mac()?,
+        };
+        Ok(Device { name, index, mac, mtu, ports, diversion: None })
+    }
+
+    fn queues(&self, offered: u32) -> Result<u32> {
+        match self.wanted.queues {
+            Count::Auto => Ok(offered),
+            Count::Exactly(queues) if u32::from(queues) <= offered => {
+                if u32::from(queues) < offered && self.wanted.kind == InterfaceKind::Xdp {
+                    tracing::warn!(
+                        "{}: frames that arrive on queues {queues} to {} stay with the host",
+                        self.wanted.param,
+                        offered - 1
+                    );
+                }
+                Ok(queues.into())
+            }
+            Count::Exactly(queues) if self.wanted.kind == InterfaceKind::Tap => Ok(queues.into()),
+            Count::Exactly(queues) => {
+                bail!("\"queues\" is {queues}, and it has {offered}: lower it, or add queues (ethtool -L)")
+            }
+        }
+    }
+
+    /// The predecessor's programs, or fresh ones.
+    fn diversion(&self, interface: &str, kind: PortKind, queues: u32) -> Result<Diversion> {
+        if self.predecessors {
+            // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
+            let resumed = unsafe { Diversion::resume(self.ledger, self.place, interface)? };
+            if let Some(diversion) = resumed {
+                return Ok(diversion);
+            }
+        }
+        let diversion = Diversion::attach(interface, kind, Capacity { queues, flows: FLOWS, listeners: LISTENERS })?;
+        diversion.record(self.ledger, self.place)?;
+        Ok(diversion)
+    }
+}
+
+/// A locally administered unicast address.
+fn random_mac() -> Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    rustix::rand::getrandom(&mut mac, rustix::rand::GetRandomFlags::empty()).context("no random numbers")?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(mac)
+}
+
+/// Queues that every shard can have one of: what `shards` may be at most.
+pub fn least_queues(opened: &[Opened]) -> usize {
+    opened.iter().map(|interface| interface.ports.len()).min().unwrap_or(1)
+}
