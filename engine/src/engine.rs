@@ -8,7 +8,6 @@ use crate::hooks::Hooks;
 use crate::keeper::{Charge, Surroundings};
 use crate::ledger::Ledger;
 use crate::mesh;
-use crate::port::Port;
 use crate::privileges::{self, Identity};
 use crate::setup::interfaces::{self, Opened};
 use crate::setup::steering::{self, Steering};
@@ -21,7 +20,7 @@ use crate::{admin::ShardInfo, divert, host};
 use anyhow::{Context, Result, anyhow, bail};
 use persona_channel::layout::SHARDS;
 use persona_channel::stream::MAX_BUFFER;
-use persona_stack::{AddressMode, PortId, Route, Stack};
+use persona_stack::{AddressMode, InterfaceConfig, PortId, Route, Stack};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -66,7 +65,7 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
     let steering = Steering::new(&mut opened, link, ledger)?;
     let ports_used = Arc::new(PortUse::default());
     let interfaces: Vec<_> = opened.iter().map(|interface| interface.facts(shards)).collect();
-    let mut stacks = Vec::new();
+    let configs: Vec<_> = opened.iter().map(Opened::config).collect();
     let mut inherited = predecessors > 0;
     let (shard_links, control_links) = mesh::links(shards).context("cannot link the shards")?;
     let mut parts = Vec::new();
@@ -79,8 +78,7 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
             inherit::reset_connections(ledger, &mut host);
         }
         let mut stack = arenas::make(config, ledger, seed, shard, shards)?;
-        introduce(&mut stack, &opened, &routes, config)?;
-        stacks.push(());
+        introduce(&mut stack, &opened, &configs, &routes, config, &mut host)?;
         parts.push(Parts { stack, host, links, limits: limits(config), seed, spin: config.spin });
     }
     if predecessors > 0 {
@@ -231,18 +229,20 @@ fn routes(config: &crate::config::Config, opened: &[Opened]) -> Result<Vec<Route
 fn introduce(
     stack: &mut Stack<'static>,
     opened: &[Opened],
+    configs: &[InterfaceConfig],
     routes: &[Route],
     config: &crate::config::Config,
+    host: &mut ShardHost<'_>,
 ) -> Result<()> {
     let refused = |what: String| move |error| anyhow!("{what} cannot be used: {error:?}");
-    for (interface, wanted) in opened.iter().zip(&config.interfaces) {
-        stack.add_interface(&interface.config()).map_err(refused(format!("interface {}", interface.name)))?;
+    for ((interface, wanted), settings) in opened.iter().zip(&config.interfaces).zip(configs) {
+        stack.add_interface(settings).map_err(refused(format!("interface {}", interface.name)))?;
         for &(address, prefix_len) in &interface.addresses {
             stack.add_address(interface.id, address, prefix_len).map_err(refused(format!("address {address}")))?;
         }
         for (address, mac) in wanted.neighbours.iter().filter(|(address, _)| address.is_ipv4()) {
             stack
-                .set_neighbour(interface.id, *address, Some(mac.0))
+                .set_neighbour(interface.id, *address, Some(mac.0), host)
                 .map_err(refused(format!("neighbour {address}")))?;
         }
     }

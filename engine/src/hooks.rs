@@ -45,6 +45,9 @@ pub trait Hooks: Sync {
         None
     }
 
+    /// The host gained or lost an address on a shared interface.
+    fn address_changed(&self, _port: PortId, _address: IpAddr, _present: bool) {}
+
     /// What is diverted, for `persona filter show`.
     fn filters(&self) -> Vec<crate::admin::Filter> {
         Vec::new()

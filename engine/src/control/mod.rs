@@ -2,6 +2,7 @@
 //!
 //! - [`attach`]: processes, sessions, anchors and doorbells (session.sock).
 //! - [`binding`]: bind and listen, over [`ports`].
+//! - [`follow`]: the host's neighbours, addresses and routes, for shared addresses.
 //! - [`admin`]: `persona sockets`, `stats`, `capture` (admin.sock).
 //!
 //! It sleeps in epoll without a timeout; the shards wake it when they sent a message.
@@ -9,10 +10,12 @@
 pub mod admin;
 pub mod attach;
 pub mod binding;
+pub mod follow;
 pub mod ports;
 
 use crate::config::Config;
 use crate::hooks::Hooks;
+use crate::host;
 use crate::ledger::Ledger;
 use crate::mesh::ControlLinks;
 use crate::message::{ControlMessage, ShardMessage};
@@ -34,6 +37,8 @@ pub struct Parts<'a> {
     /// Readable once the engine has to stop.
     pub stop: BorrowedFd<'a>,
     pub hooks: &'a dyn Hooks,
+    /// Changes of the host's neighbours, addresses and routes (shared mode).
+    pub monitor: Option<host::Monitor>,
     pub ports_used: Arc<ports::PortUse>,
     pub interfaces: Vec<admin::InterfaceFacts>,
     pub shards: Vec<crate::admin::ShardInfo>,
@@ -68,6 +73,7 @@ pub struct Control<'a> {
     session_socket: OwnedFd,
     admin_socket: OwnedFd,
     pub(crate) hooks: &'a dyn Hooks,
+    monitor: Option<host::Monitor>,
     pub(crate) ports: ports::PortTable,
     pub(crate) ports_used: Arc<ports::PortUse>,
     pub(crate) sessions: Vec<Option<Entry>>,
@@ -97,6 +103,7 @@ enum Token {
     Stop,
     SessionSocket,
     AdminSocket,
+    Monitor,
     Process(u32),
     Administrator(u32),
 }
@@ -110,6 +117,7 @@ impl Token {
             Token::AdminSocket => (3, 0),
             Token::Process(serial) => (4, serial),
             Token::Administrator(serial) => (5, serial),
+            Token::Monitor => (6, 0),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(number))
     }
@@ -123,6 +131,7 @@ impl Token {
             3 => Token::AdminSocket,
             4 => Token::Process(number),
             5 => Token::Administrator(number),
+            6 => Token::Monitor,
             _ => return None,
         })
     }
@@ -140,6 +149,9 @@ impl<'a> Control<'a> {
         watch(parts.stop, Token::Stop, level | epoll::EventFlags::ET)?;
         watch(parts.session_socket.as_fd(), Token::SessionSocket, level)?;
         watch(parts.admin_socket.as_fd(), Token::AdminSocket, level)?;
+        if let Some(monitor) = &parts.monitor {
+            watch(monitor.as_fd(), Token::Monitor, level)?;
+        }
         let mut seed = [0; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).context("no random numbers")?;
         Ok(Self {
@@ -150,6 +162,7 @@ impl<'a> Control<'a> {
             session_socket: parts.session_socket,
             admin_socket: parts.admin_socket,
             hooks: parts.hooks,
+            monitor: parts.monitor,
             ports: ports::PortTable::new(binding::ephemeral_range(), u64::from_ne_bytes(seed)),
             ports_used: parts.ports_used,
             sessions: Vec::new(),
@@ -174,6 +187,7 @@ impl<'a> Control<'a> {
 
     /// Runs until every shard has stopped.
     pub fn run(mut self) {
+        self.read_host();
         while self.stopped < self.links.shards() {
             let mut busy = false;
             for shard in 0..self.links.shards() {
@@ -221,6 +235,7 @@ impl<'a> Control<'a> {
             Token::Stop => self.stop(),
             Token::SessionSocket => self.accept_process(),
             Token::AdminSocket => self.accept_administrator(),
+            Token::Monitor => self.follow_host(),
             Token::Process(serial) => self.hear_process(serial),
             Token::Administrator(serial) => self.hear_administrator(serial),
         }

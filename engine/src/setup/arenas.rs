@@ -44,7 +44,8 @@ pub fn make(config: &Config, ledger: &Ledger, seed: [u8; 32], shard: usize, shar
     ledger.record(Kind::Arena, shard as u64, 0, &descriptor, size as u64).context("cannot record a shard's memory")?;
     // Both live as long as the process: the shard's thread ends with it, and a successor finds the memory afterwards.
     std::mem::forget(descriptor);
-    Stack::format(Box::leak(Box::new(memory)), &config, clock::now())
+    let memory: &'static mut MmapMut = Box::leak(Box::new(memory));
+    Stack::format(memory, &config, clock::now())
         .map_err(|error| anyhow!("cannot make a shard's stack: {error:?}"))
 }
 

@@ -7,6 +7,7 @@ use crate::host::{self, HostAddress};
 use crate::ledger::{Kind, Ledger};
 use crate::port::packet::{self, PacketPort};
 use crate::port::tap::{self, TapPort};
+use crate::port::xdp::umem::KERNEL_HEADROOM;
 use crate::port::xdp::{self, XdpPort};
 use crate::port::Port;
 use anyhow::{Context, Result, anyhow, bail};
@@ -15,6 +16,9 @@ use std::net::IpAddr;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
+/// The port's packet memory has frames of a page at most; beyond, a packet takes several buffers.
+const LONGEST_LINK_HEADER: u32 = 22;
+const LARGEST_FRAME: u32 = 4_096;
 /// IP packets of a tap that does not say.
 const DEFAULT_MTU: u32 = 1_500;
 /// Connections that may be diverted one by one on a shared address, per interface.
@@ -32,13 +36,14 @@ pub struct Opened {
     pub mtu: u16,
     pub addresses: Vec<(IpAddr, u8)>,
     /// Queue and port.
-    pub ports: Vec<(u32, Box<dyn Port>)>,
+    /// `None` once a shard has it.
+    pub ports: Vec<(u32, Option<Box<dyn Port>>)>,
     pub diversion: Option<Diversion>,
 }
 
 impl Opened {
     pub fn config(&self) -> InterfaceConfig {
-        let offloads = self.ports.iter().map(|(_, port)| port.offload());
+        let offloads = self.ports.iter().filter_map(|(_, port)| Some(port.as_ref()?.offload()));
         let offload = offloads
             .reduce(|one, other| Offload {
                 max_segment: one.max_segment.min(other.max_segment),
@@ -70,7 +75,7 @@ impl Opened {
                 .ports
                 .iter()
                 .enumerate()
-                .map(|(nth, (queue, port))| (*queue, (nth % shards) as u8, port.describe()))
+                .filter_map(|(nth, (queue, port))| Some((*queue, (nth % shards) as u8, port.as_ref()?.describe())))
                 .collect(),
             link_header: self.link_header(),
         }
@@ -106,6 +111,7 @@ fn open_one(
         InterfaceKind::Auto => opening.auto()?,
     };
     let Device { name, index, mac, mtu, ports, diversion } = device;
+    let ports = ports.into_iter().map(|(queue, port)| (queue, Some(port))).collect();
     let mode = match wanted.mode {
         AddressKind::Own => AddressMode::Own,
         AddressKind::Shared => AddressMode::Shared,
@@ -174,7 +180,7 @@ impl Opening<'_> {
         for queue in 0..queues {
             ports.push((queue, self.xdp_port(&interface.name, queue)?));
         }
-        let multi_buffer = xdp::needs_multi_buffer(interface.mtu);
+        let multi_buffer = interface.mtu + LONGEST_LINK_HEADER + KERNEL_HEADROOM > LARGEST_FRAME;
         let mode = match self.wanted.xdp_mode {
             XdpModeChoice::Auto => None,
             XdpModeChoice::ZeroCopy | XdpModeChoice::Driver => Some(XdpMode::Driver),
@@ -229,7 +235,7 @@ impl Opening<'_> {
             params.vnet &= mask.tx_checksum() || mask.segmentation() || mask.rx_checksum();
             params.merge &= mask.receive_merged();
         }
-        let port: Box<dyn Port> = Box::new(PacketPort::open(params)?);
+        let port: Box<dyn Port> = Box::new(PacketPort::open(&params)?);
         if let Some(socket) = port.descriptors().first() {
             diversion.filter_packet_socket(*socket)?;
         }

@@ -2,7 +2,7 @@
 //! that the host resolves.
 
 use crate::admin::{EbpfStats, Filter};
-use crate::divert::Diversion;
+use crate::divert::{AddressMode as Diverted, Diversion};
 use crate::hooks::Hooks;
 use crate::keeper::EngineLink;
 use crate::ledger::{Kind, Ledger};
@@ -187,6 +187,18 @@ impl Hooks for Steering<'_> {
             interface.index == index && interface.mode == AddressMode::Shared
         })?;
         Some(PortId(place as u8))
+    }
+
+    fn address_changed(&self, port: PortId, address: IpAddr, present: bool) {
+        let interface = self.interfaces.get(usize::from(port.0));
+        let Some(diversion) = interface.and_then(|interface| interface.diversion.as_ref()) else { return };
+        let outcome = match present {
+            true => diversion.add_address(address, Diverted::Shared),
+            false => diversion.remove_address(address),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!("the diversion of {address} cannot be changed: {error}");
+        }
     }
 
     fn filters(&self) -> Vec<Filter> {

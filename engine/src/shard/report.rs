@@ -2,13 +2,15 @@
 
 use super::Shard;
 use super::host::shard_index;
-use super::record::Phase;
+use super::inspect;
 use crate::admin::Socket;
 use crate::message::ControlMessage;
 use crate::port::PortCounters;
+use persona_channel::layout::ACCEPT_RING;
 use persona_stack::PortId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 /// A shard's counters.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +29,7 @@ impl Shard<'_> {
     pub(crate) fn report(&mut self, ticket: u32, sockets: bool) {
         let sockets = if sockets { self.socket_reports() } else { Vec::new() };
         let report = Box::new(ShardReport {
-            stack: Vec::new(),
+            stack: self.stack.counters().iter().collect(),
             shard: self.own_counters(),
             ports: self
                 .host
@@ -72,7 +74,7 @@ impl Shard<'_> {
     }
 
     fn socket_reports(&mut self) -> Vec<Socket> {
-        let shard = self.links.index;
+        let (shard, shards) = (self.links.index, self.links.shards());
         let mut reports = Vec::new();
         for attached in self.host.sessions.iter() {
             let session = std::sync::Arc::clone(&attached.session);
@@ -81,14 +83,19 @@ impl Shard<'_> {
                 .listeners
                 .iter()
                 .map(|listener| {
-                    let ring = view.accept_ring(listener.ring, shard_index(shard));
-                    (listener.slot.get(), (listener.accept.len(ring).unwrap_or(0), listener.backlog))
+                    // Of every shard, as the shared memory has it: a figure to show, no more.
+                    let len = |shard| {
+                        let ring = view.accept_ring(listener.ring, shard_index(shard));
+                        let tail = ring.tail.load(Ordering::Relaxed);
+                        tail.wrapping_sub(ring.head.load(Ordering::Relaxed)).min(ACCEPT_RING as u32)
+                    };
+                    (listener.slot.get(), ((0..shards).map(len).sum(), listener.backlog))
                 })
                 .collect();
             for record in attached.records() {
                 let socket = view.socket(record.slot);
-                let info: Option<()> = None;
-                let listening = matches!(record.phase, Phase::Listening(_));
+                let info = record.connection.and_then(|connection| self.stack.info(self.now, connection).ok());
+                let listening = inspect::is_listening(record.phase);
                 let (recv_q, send_q) = if listening {
                     let (waiting, backlog) = waiting.get(&record.slot.get()).copied().unwrap_or_default();
                     (u64::from(waiting), u64::from(backlog))
@@ -99,7 +106,7 @@ impl Shard<'_> {
                 let owned = record.has_application();
                 reports.push(Socket {
                     state: match &info {
-                        Some(()) => "ESTAB".to_owned(),
+                        Some(info) => inspect::state_name(info).to_owned(),
                         None if listening => "LISTEN".to_owned(),
                         None => "UNCONN".to_owned(),
                     },
@@ -114,8 +121,8 @@ impl Shard<'_> {
                     shard: Some(shard as u8),
                     reason: None,
                     relay: record.relay.is_some(),
-                    timer: None,
-                    tcp: None,
+                    timer: info.as_ref().and_then(inspect::timer),
+                    tcp: info.as_ref().map(inspect::tcp),
                 });
             }
         }
