@@ -52,7 +52,7 @@ mod geometry {
     pub const REPLY_SIZE: usize = 8;
     pub const LISTENERS: usize = 64;
     pub const ACCEPT_RING: usize = 2;
-    pub const CHUNK_SIZE: usize = 2;
+    pub const CHUNK_SIZE: usize = 4;
     pub const CHUNKS: usize = 64;
     pub const MAP_ENTRIES: usize = 2;
 }

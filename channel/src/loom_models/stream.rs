@@ -8,19 +8,19 @@ use crate::sync::Ordering;
 use loom::sync::Arc;
 use loom::thread;
 
-/// Chunks hold two bytes, maps two chunks.
+/// Chunks hold four bytes, maps two chunks.
 #[test]
 fn loom_send_stream() {
     check(3, || {
-        let world = Arc::new(World::new(2, 4));
+        let world = Arc::new(World::new(2, 6));
         let application = {
             let world = world.clone();
             thread::spawn(move || {
                 let writer = world.socket().send_writer();
                 let mut written = 0;
                 // The second write continues in the first one's chunk, or in a fresh one if that was taken away.
-                while written < 4 {
-                    let bytes: &[u8] = if written == 0 { &[1] } else { &[2, 3, 4][written - 1..] };
+                while written < 5 {
+                    let bytes: &[u8] = if written == 0 { &[1] } else { &[2, 3, 4, 5][written - 1..] };
                     let count = writer.write(bytes).len;
                     written += count;
                     if count == 0 {
@@ -39,7 +39,7 @@ fn loom_send_stream() {
         // The mark of attention that follows each write.
         take(&mut reader, &world, &mut seen);
         take(&mut reader, &world, &mut seen);
-        assert_eq!(seen, [1, 2, 3, 4]);
+        assert_eq!(seen, [1, 2, 3, 4, 5]);
         assert_eq!(socket.pool.free.count(), 2, "an idle stream holds no chunk");
     });
 }
@@ -88,15 +88,15 @@ fn loom_receive_stream() {
                 assert_eq!(writer.store(&socket, 0, &[1]).len, 1);
                 writer.publish(&socket, 1);
                 // Out of order: the byte beyond the gap keeps its chunk held.
-                assert_eq!(writer.store(&socket, 2, &[3]).len, 1);
-                assert_eq!(writer.store(&socket, 1, &[2]).len, 1);
-                writer.publish(&socket, 3);
+                assert_eq!(writer.store(&socket, 4, &[5]).len, 1);
+                assert_eq!(writer.store(&socket, 1, &[2, 3, 4]).len, 3);
+                writer.publish(&socket, 5);
             })
         };
         let reader = world.socket().receive_reader();
         let mut seen = Vec::new();
         let read = |seen: &mut Vec<u8>| {
-            let mut bytes = [0; 4];
+            let mut bytes = [0; 8];
             let len = reader.read(&mut bytes).len;
             seen.extend(&bytes[..len]);
         };
@@ -104,7 +104,7 @@ fn loom_receive_stream() {
         read(&mut seen);
         engine.join().expect("the engine ends");
         read(&mut seen);
-        assert_eq!(seen, [1, 2, 3]);
+        assert_eq!(seen, [1, 2, 3, 4, 5]);
         assert_eq!(world.bitmap().count(), 3, "an idle stream holds no chunk");
     });
 }
