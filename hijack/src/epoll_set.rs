@@ -261,8 +261,9 @@ impl Part {
         let wanted = interest.events.load(Ordering::Acquire);
         let generation = interest.generation.load(Ordering::Relaxed);
         let id = SocketId { session: self.view.index(), slot: slot.get(), generation };
-        if wanted == 0 || !table::is_held(id) {
-            self.strike(interest, slot);
+        let other_life = self.session.socket(slot).generation() != generation;
+        if wanted == 0 || other_life || !table::is_held(id) {
+            self.strike(interest, slot, other_life.then_some(wanted));
             return Verdict::Nothing;
         }
         let Some(handle) = Handle::new(interest.descriptor.load(Ordering::Relaxed), id) else {
@@ -294,8 +295,12 @@ impl Part {
         Verdict::Report(libc::epoll_event { events: due, u64: interest.data.load(Ordering::Relaxed) })
     }
 
-    /// A listed socket that is no member: not any more, or closed here. The engine need not name it again.
-    fn strike(&self, interest: &Interest, slot: Slot) {
+    /// A listed socket that is no member: not any more, or closed here. The engine need not name it again. `stale`: the
+    /// events of a member whose slot has begun another life.
+    fn strike(&self, interest: &Interest, slot: Slot, stale: Option<u32>) {
+        if let Some(events) = stale {
+            let _ = interest.events.compare_exchange(events, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
         let wait = self.session.socket(slot).wait;
         wait.unsubscribe(self.id);
         // An ADD may have come in between.

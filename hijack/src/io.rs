@@ -198,6 +198,9 @@ extern "C-unwind" fn receive_one(
     length: size_t,
     flags: c_int,
 ) -> Result<Outcome> {
+    if buffer.is_null() && flags & libc::MSG_TRUNC != 0 {
+        return stream_io::receive(handle, Pieces::nowhere(length), flags);
+    }
     let vector = [iovec { iov_base: buffer, iov_len: length }];
     match Pieces::from_slice(&vector) {
         Ok(pieces) => stream_io::receive(handle, pieces, flags),

@@ -18,6 +18,7 @@ mod critical;
 mod descriptors;
 mod epoll;
 mod epoll_set;
+mod exec;
 mod export;
 mod fork;
 mod handle;

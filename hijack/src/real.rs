@@ -112,6 +112,10 @@ functions! {
         -> c_int, -1;
     fork() -> pid_t, -1;
     _Fork() -> pid_t, -1;
+    execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int, -1;
+    execvpe(file: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int, -1;
+    fexecve(fd: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int, -1;
+    posix_spawn_file_actions_adddup2(actions: *mut c_void, from: c_int, to: c_int) -> c_int, libc::ENOSYS;
     fdopen(fd: c_int, mode: *const c_char) -> *mut FILE, core::ptr::null_mut();
     fclose(file: *mut FILE) -> c_int, -1;
     freopen(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE, core::ptr::null_mut();

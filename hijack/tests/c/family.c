@@ -1,0 +1,381 @@
+/* Several processes: fork, exec, strangers, and what stays on the host. */
+#include "check.h"
+
+static void echo_until_the_end(int fd) {
+    char buffer[256];
+    ssize_t got;
+    while ((got = read(fd, buffer, sizeof buffer)) > 0)
+        write_all(fd, buffer, got);
+    CHECK(got == 0);
+}
+
+static void ask(int fd, const char *question) {
+    char buffer[256] = {0};
+    size_t length = strlen(question);
+    write_all(fd, question, length);
+    read_all(fd, buffer, length);
+    CHECK(memcmp(buffer, question, length) == 0);
+}
+
+static void fork_shares_sockets(void) {
+    int pair[2];
+    join_pair(pair);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(close(pair[0]) == 0);
+        echo_until_the_end(pair[1]);
+        /* A child makes sockets of its own in the family's session. */
+        int port, server = listener(&port), fd = dial(port);
+        CHECK(is_accelerated(fd) && accept(server, NULL, NULL) >= 0);
+        _exit(0);
+    }
+    CHECK(close(pair[1]) == 0);
+    ask(pair[0], "one");
+    ask(pair[0], "two");
+    CHECK(shutdown(pair[0], SHUT_WR) == 0);
+    CHECK(read(pair[0], &(char){0}, 1) == 0);
+    reap(child);
+}
+
+static void fork_per_connection(void) {
+    int port, server = listener(&port);
+    pid_t parent = fork();
+    if (parent == 0) {
+        for (int i = 0; i < 8; i++) {
+            int fd = accept(server, NULL, NULL);
+            CHECK(fd >= 0);
+            pid_t child = fork();
+            if (child == 0) {
+                CHECK(close(server) == 0);
+                echo_until_the_end(fd);
+                _exit(0);
+            }
+            CHECK(close(fd) == 0);
+        }
+        for (int i = 0, status; i < 8; i++)
+            CHECK(wait(&status) > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        _exit(0);
+    }
+    CHECK(close(server) == 0);
+    int fds[8];
+    for (int i = 0; i < 8; i++)
+        fds[i] = dial(port);
+    for (int i = 0; i < 8; i++)
+        ask(fds[i], "question");
+    for (int i = 0; i < 8; i++) {
+        CHECK(shutdown(fds[i], SHUT_WR) == 0);
+        /* The end comes only if no other process keeps the connection open. */
+        CHECK(read(fds[i], &(char){0}, 1) == 0);
+    }
+    reap(parent);
+}
+
+static void accept_in_two_children(void) {
+    int port, server = listener(&port);
+    pid_t children[2];
+    for (int i = 0; i < 2; i++) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            int epfd = epoll_create1(0);
+            struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE}, got;
+            CHECK(fcntl(server, F_SETFL, O_NONBLOCK) == 0);
+            CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, server, &event) == 0);
+            for (;;) {
+                CHECK(epoll_wait(epfd, &got, 1, 30000) == 1);
+                int fd = accept(server, NULL, NULL);
+                if (fd < 0) {
+                    CHECK(errno == EAGAIN);
+                    continue;
+                }
+                char word[5] = {0};
+                read_all(fd, word, 4);
+                if (strcmp(word, "stop") == 0)
+                    _exit(0);
+                write_all(fd, word, 4);
+                CHECK(close(fd) == 0);
+            }
+        }
+    }
+    CHECK(close(server) == 0);
+    for (int i = 0; i < 100; i++) {
+        int fd = dial(port);
+        ask(fd, "ping");
+        CHECK(close(fd) == 0);
+    }
+    for (int i = 0; i < 2; i++)
+        write_all(dial(port), "stop", 4);
+    reap(children[0]);
+    reap(children[1]);
+}
+
+static void close_in_the_parent_only(void) {
+    int pair[2];
+    join_pair(pair);
+    int go[2];
+    CHECK(pipe(go) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK(close(pair[1]) == 0);
+        CHECK(close(go[1]) == 0);
+        CHECK(read(go[0], &(char){0}, 1) == 0);
+        write_all(pair[0], "still here", 10);
+        _exit(0);
+    }
+    CHECK(close(pair[0]) == 0);
+    struct pollfd entry = {pair[1], POLLIN, 0};
+    CHECK(poll(&entry, 1, 50) == 0);
+    CHECK(close(go[0]) == 0 && close(go[1]) == 0);
+    char buffer[16];
+    read_all(pair[1], buffer, 10);
+    reap(child);
+    CHECK(read(pair[1], buffer, 16) == 0);
+}
+
+static void fork_with_epoll(void) {
+    int pair[2], epfd = epoll_create1(0);
+    join_pair(pair);
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = pair[1]}, got;
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, pair[1], &event) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        /* Closing its copies takes nothing away from the parent. */
+        CHECK(close(pair[1]) == 0);
+        CHECK(close(epfd) == 0);
+        int own = epoll_create1(0), next[2];
+        join_pair(next);
+        event.data.fd = next[1];
+        CHECK(epoll_ctl(own, EPOLL_CTL_ADD, next[1], &event) == 0);
+        write_all(next[0], "x", 1);
+        CHECK(epoll_wait(own, &got, 1, 10000) == 1 && got.data.fd == next[1]);
+        write_all(pair[0], "y", 1);
+        _exit(0);
+    }
+    reap(child);
+    CHECK(epoll_wait(epfd, &got, 1, 10000) == 1 && got.data.fd == pair[1]);
+    CHECK(read(pair[1], &(char){0}, 1) == 1);
+    /* A daemon's child goes on with the set after its parent has gone. */
+    int done[2];
+    CHECK(pipe(done) == 0);
+    child = fork();
+    if (child == 0) {
+        if (fork() > 0)
+            _exit(0);
+        CHECK(epoll_wait(epfd, &got, 1, 10000) == 1 && got.data.fd == pair[1]);
+        write_all(done[1], "k", 1);
+        _exit(0);
+    }
+    reap(child);
+    write_all(pair[0], "z", 1);
+    CHECK(close(done[1]) == 0);
+    CHECK(read(done[0], &(char){0}, 1) == 1);
+}
+
+static void closes_every_number(void) {
+    int pair[2];
+    join_pair(pair);
+    int keep = dup2(pair[0], 500);
+    CHECK(keep == 500);
+    /* As daemons do; what the library keeps for itself must survive it. */
+    for (int fd = 3; fd < 1100; fd++)
+        if (fd != 500)
+            close(fd);
+    int port, server = listener(&port), fd = dial(port), other = accept(server, NULL, NULL);
+    CHECK(server >= 3 && fd >= 3 && other >= 3);
+    write_all(fd, "x", 1);
+    CHECK(read(other, &(char){0}, 1) == 1);
+    CHECK(close_range(501, ~0u, 0) == 0);
+    CHECK(fcntl(500, F_GETFD) == 0);
+    write_all(fd, "x", 1);
+    CHECK(read(other, &(char){0}, 1) == 1);
+    /* The peer was closed with all the rest. */
+    CHECK(read(500, &(char){0}, 1) == 0);
+    CHECK(close_range(500, 500, 0) == 0);
+    FAILS(read(500, &(char){0}, 1), EBADF);
+    closefrom(3);
+    FAILS(write(fd, "x", 1), EBADF);
+    server = listener(&port);
+    fd = dial(port);
+    CHECK(server == 3 && fd == 4 && accept(server, NULL, NULL) == 5);
+}
+
+static void stdio_on_a_socket(void) {
+    int pair[2];
+    join_pair(pair);
+    write_all(pair[1], "first line\nsecond ", 18);
+    FILE *stream = fdopen(pair[0], "r+");
+    CHECK(stream);
+    char line[64];
+    CHECK(fgets(line, sizeof line, stream) && strcmp(line, "first line\n") == 0);
+    write_all(pair[1], "line\n", 5);
+    CHECK(fgets(line, sizeof line, stream) && strcmp(line, "second line\n") == 0);
+    CHECK(fseek(stream, 0, SEEK_CUR) == -1);
+    CHECK(fprintf(stream, "answer %d\n", 42) == 10 && fflush(stream) == 0);
+    read_all(pair[1], line, 10);
+    CHECK(memcmp(line, "answer 42\n", 10) == 0);
+    /* The descriptor itself goes on working, poll and epoll included. */
+    write_all(pair[0], "direct", 6);
+    read_all(pair[1], line, 6);
+    int epfd = epoll_create1(0);
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = pair[0]}, got;
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, pair[0], &event) == 0);
+    write_all(pair[1], "z", 1);
+    CHECK(epoll_wait(epfd, &got, 1, 10000) == 1 && got.data.fd == pair[0]);
+    CHECK(fgetc(stream) == 'z');
+    CHECK(fclose(stream) == 0);
+    CHECK(read(pair[1], line, 1) == 0);
+}
+
+static void exec_of_a_stranger(void) {
+    int pair[2];
+    join_pair(pair);
+    write_all(pair[1], "before\n", 7);
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK(dup2(pair[0], 0) == 0 && dup2(pair[0], 1) == 1);
+        CHECK(close(pair[0]) == 0 && close(pair[1]) == 0);
+        char *nothing[] = {NULL};
+        /* More arguments than there are registers for them. */
+        execle("/bin/cat", "cat", "-u", "-u", "-u", "-u", "-u", "-u", "-", NULL, nothing);
+        _exit(9);
+    }
+    CHECK(close(pair[0]) == 0);
+    char buffer[16];
+    read_all(pair[1], buffer, 7);
+    CHECK(memcmp(buffer, "before\n", 7) == 0);
+    write_all(pair[1], "after\n", 6);
+    read_all(pair[1], buffer, 6);
+    CHECK(memcmp(buffer, "after\n", 6) == 0);
+    CHECK(shutdown(pair[1], SHUT_WR) == 0);
+    CHECK(read(pair[1], buffer, 1) == 0);
+    reap(child);
+}
+
+static void passed_over_a_socket(void) {
+    int pair[2], road[2];
+    join_pair(pair);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, road) == 0);
+    write_all(pair[1], "unread", 6);
+    pid_t child = fork();
+    if (child == 0) {
+        /* A stranger: it uses the kernel alone. */
+        char control[64], byte;
+        struct iovec part = {&byte, 1};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = 64};
+        CHECK(recvmsg(road[1], &message, 0) == 1);
+        int fd;
+        memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+        char buffer[16];
+        CHECK(syscall(SYS_read, fd, buffer, 6) == 6 && memcmp(buffer, "unread", 6) == 0);
+        CHECK(syscall(SYS_write, fd, "answer", 6) == 6);
+        _exit(0);
+    }
+    char control[CMSG_SPACE(sizeof(int))];
+    memset(control, 0, sizeof control);
+    struct iovec part = {"f", 1};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &pair[0], sizeof(int));
+    CHECK(sendmsg(road[0], &message, 0) == 1);
+    CHECK(close(pair[0]) == 0);
+    char buffer[16];
+    read_all(pair[1], buffer, 6);
+    CHECK(memcmp(buffer, "answer", 6) == 0);
+    reap(child);
+}
+
+/* A listener of the kernel's on loopback, made past the library. */
+static int kernel_listener(int *port) {
+    int fd = syscall(SYS_socket, AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in sin = at("127.0.0.1", *port);
+    int on = 1;
+    CHECK(syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
+    CHECK(syscall(SYS_bind, fd, &sin, sizeof sin) == 0);
+    CHECK(syscall(SYS_listen, fd, 8) == 0);
+    socklen_t length = sizeof sin;
+    CHECK(syscall(SYS_getsockname, fd, &sin, &length) == 0);
+    *port = ntohs(sin.sin_port);
+    return fd;
+}
+
+static void loopback_stays_on_the_host(void) {
+    int port = 0, server = kernel_listener(&port);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1, value = 0;
+    CHECK(fd >= 0);
+    int copy = dup(fd), epfd = epoll_create1(0);
+    CHECK(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0);
+    struct epoll_event event = {.events = EPOLLOUT, .data.u64 = 77}, got;
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) == 0);
+    struct sockaddr_in sin = at("127.0.0.1", port);
+    int result = connect(fd, (struct sockaddr *)&sin, sizeof sin);
+    CHECK(result == 0 || errno == EINPROGRESS);
+    CHECK(!is_accelerated(fd) && !is_accelerated(copy));
+    /* Options, flags and memberships have come along. */
+    CHECK(epoll_wait(epfd, &got, 1, 10000) == 1 && got.data.u64 == 77 && got.events & EPOLLOUT);
+    CHECK(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &(socklen_t){sizeof value}) == 0 && value != 0);
+    CHECK(fcntl(fd, F_GETFL) & O_NONBLOCK && fcntl(fd, F_GETFD) == FD_CLOEXEC && fcntl(copy, F_GETFD) == 0);
+    int other = accept(server, NULL, NULL);
+    CHECK(other >= 0);
+    write_all(copy, "hello", 5);
+    char buffer[8];
+    read_all(other, buffer, 5);
+    /* A server that binds loopback is the host's as well. */
+    int local = socket(AF_INET, SOCK_STREAM, 0);
+    sin = at("127.0.0.1", 0);
+    CHECK(bind(local, (struct sockaddr *)&sin, sizeof sin) == 0);
+    CHECK(!is_accelerated(local) && listen(local, 4) == 0);
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_DEL, fd, NULL) == 0);
+    /* So are other families and types. */
+    int udp = socket(AF_INET, SOCK_DGRAM, 0), v6 = socket(AF_INET6, SOCK_STREAM, 0), local_pair[2];
+    CHECK(udp >= 0 && !is_accelerated(udp));
+    CHECK(v6 < 0 || !is_accelerated(v6));
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, local_pair) == 0);
+}
+
+static void ruled_out(void) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(is_accelerated(fd));
+    struct sockaddr_in sin = at("0.0.0.0", 7777);
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) == 0);
+    CHECK(bind(fd, (struct sockaddr *)&sin, sizeof sin) == 0);
+    CHECK(!is_accelerated(fd) && listen(fd, 4) == 0);
+    int port, server = listener(&port);
+    CHECK(is_accelerated(server));
+}
+
+static void strict_with_engine(void) {
+    FAILS(socket(AF_INET6, SOCK_STREAM, 0), EPROTONOSUPPORT);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(is_accelerated(fd));
+    struct sockaddr_in sin = at("127.0.0.1", 80);
+    FAILS(connect(fd, (struct sockaddr *)&sin, sizeof sin), ENETUNREACH);
+    CHECK(is_accelerated(fd));
+    CHECK(socket(AF_INET, SOCK_DGRAM, 0) >= 0);
+}
+
+static void strict_without_engine(void) {
+    FAILS(socket(AF_INET, SOCK_STREAM, 0), EPROTONOSUPPORT);
+    CHECK(socket(AF_UNIX, SOCK_STREAM, 0) >= 0);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {CASE(fork_shares_sockets),
+                                        CASE(fork_per_connection),
+                                        CASE(accept_in_two_children),
+                                        CASE(close_in_the_parent_only),
+                                        CASE(fork_with_epoll),
+                                        CASE(closes_every_number),
+                                        CASE(stdio_on_a_socket),
+                                        CASE(exec_of_a_stranger),
+                                        CASE(passed_over_a_socket),
+                                        CASE(loopback_stays_on_the_host),
+                                        CASE(ruled_out),
+                                        CASE(strict_with_engine),
+                                        CASE(strict_without_engine),
+                                        {0}};
+    return run_case(tests, argc, argv);
+}
