@@ -247,9 +247,7 @@ fn introduce(
         }
     }
     for route in routes {
-        stack
-            .add_route(route)
-            .map_err(refused(format!("the route to {}/{}", route.destination, route.prefix_len)))?;
+        stack.add_route(route).map_err(refused(format!("the route to {}/{}", route.destination, route.prefix_len)))?;
     }
     Ok(())
 }

@@ -5,7 +5,6 @@
 
 mod admin_client;
 mod capture;
-mod charge;
 mod check;
 mod filter;
 mod library;

@@ -3,9 +3,9 @@
 //! On an engine that is up this process becomes the program. With an engine of its own it stays: it passes signals on,
 //! waits, and stops the engine afterwards; its exit status is the program's, a signal's death included.
 
-use super::charge::Engine;
 use super::{library, program, up};
 use crate::config::{self, FILE_VARIABLE};
+use crate::engine::Engine;
 use crate::keeper::place::{NAME_VARIABLE, RUN_DIR_VARIABLE};
 use crate::keeper::{Place, start};
 use anyhow::{Context, Result, bail};

@@ -1,8 +1,8 @@
 //! `persona up`.
 
 use super::EngineName;
-use super::charge::Engine;
 use crate::config::{self, Loaded, LogLevel};
+use crate::engine::Engine;
 use crate::keeper::start;
 use anyhow::Result;
 use std::path::Path;

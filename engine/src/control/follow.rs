@@ -56,7 +56,9 @@ impl Control<'_> {
                 let addresses: HashSet<HostAddress> = addresses.into_iter().collect();
                 addresses.iter().for_each(|address| self.address(address, true));
                 routes.iter().for_each(|route| self.route(route, true));
-                tracing::warn!("changes of the host's tables were lost; routes that went away meanwhile are still used");
+                tracing::warn!(
+                    "changes of the host's tables were lost; routes that went away meanwhile are still used"
+                );
             }
             (Err(error), _) | (_, Err(error)) => tracing::warn!("{error}"),
         }

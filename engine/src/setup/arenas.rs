@@ -45,8 +45,7 @@ pub fn make(config: &Config, ledger: &Ledger, seed: [u8; 32], shard: usize, shar
     // Both live as long as the process: the shard's thread ends with it, and a successor finds the memory afterwards.
     std::mem::forget(descriptor);
     let memory: &'static mut MmapMut = Box::leak(Box::new(memory));
-    Stack::format(memory, &config, clock::now())
-        .map_err(|error| anyhow!("cannot make a shard's stack: {error:?}"))
+    Stack::format(memory, &config, clock::now()).map_err(|error| anyhow!("cannot make a shard's stack: {error:?}"))
 }
 
 /// A predecessor's arenas, taken out of the ledger.

@@ -5,11 +5,11 @@ use crate::control::admin::InterfaceFacts;
 use crate::divert::{AddressMode as Diverted, Capacity, Diversion, PortKind, XdpMode};
 use crate::host::{self, HostAddress};
 use crate::ledger::{Kind, Ledger};
+use crate::port::Port;
 use crate::port::packet::{self, PacketPort};
 use crate::port::tap::{self, TapPort};
 use crate::port::xdp::umem::KERNEL_HEADROOM;
 use crate::port::xdp::{self, XdpPort};
-use crate::port::Port;
 use anyhow::{Context, Result, anyhow, bail};
 use persona_stack::{AddressMode, InterfaceConfig, Link, Offload, PortId};
 use std::net::IpAddr;
@@ -134,7 +134,9 @@ fn open_one(
             vec![*found.ok_or_else(|| anyhow!("{ip} is not an address of the host there: leave \"ip\" out"))?]
         }
         (None, AddressMode::Shared) if on_host.is_empty() => {
-            bail!("the host has no IPv4 address there that could be shared: give it one, or set \"ip\" and \"address\": \"own\"")
+            bail!(
+                "the host has no IPv4 address there that could be shared: give it one, or set \"ip\" and \"address\": \"own\""
+            )
         }
         (None, AddressMode::Shared) => on_host,
         (None, AddressMode::Own) => bail!("it has no \"ip\""),
@@ -214,7 +216,9 @@ impl Opening<'_> {
         }
         let socket = self.ledger.find(Kind::Xsk, self.place, queue.into());
         let memory = self.ledger.find(Kind::Umem, self.place, queue.into());
-        if self.predecessors && let (Some(socket), Some(memory)) = (socket, memory) {
+        if self.predecessors
+            && let (Some(socket), Some(memory)) = (socket, memory)
+        {
             // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
             let (socket, memory) = unsafe { (self.ledger.adopt(&socket), self.ledger.adopt(&memory)) };
             return Ok(XdpPort::reopen(&params, socket, memory)?);

@@ -19,7 +19,8 @@ pub fn session(place: &Place, ledger: &Ledger, access: &Access) -> Result<OwnedF
     let path = place.session_socket();
     let socket = open(&path, SocketType::SEQPACKET, Kind::SessionSocket, ledger)?;
     let permissions = std::fs::Permissions::from_mode(access.socket_mode());
-    std::fs::set_permissions(&path, permissions).with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    std::fs::set_permissions(&path, permissions)
+        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
     if let Some(group) = access.socket_group() {
         std::os::unix::fs::chown(&path, None, Some(group))
             .with_context(|| format!("cannot give {} to group {group}", path.display()))?;

@@ -183,9 +183,10 @@ impl Hooks for Steering<'_> {
     }
 
     fn interface_of(&self, index: u32) -> Option<PortId> {
-        let place = self.interfaces.iter().position(|interface| {
-            interface.index == index && interface.mode == AddressMode::Shared
-        })?;
+        let place = self
+            .interfaces
+            .iter()
+            .position(|interface| interface.index == index && interface.mode == AddressMode::Shared)?;
         Some(PortId(place as u8))
     }
 
