@@ -18,6 +18,8 @@ pub mod sum;
 pub mod tap;
 pub mod vnet;
 pub mod xdp;
+#[cfg(feature = "xsk-rs")]
+pub mod xsk_rs;
 
 use persona_stack::{Gso, Offload, RxFrame, TxChecksum};
 use std::io;

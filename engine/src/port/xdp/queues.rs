@@ -364,3 +364,6 @@ impl<K: Kernel> Queues<K> {
         self.rings.tx.taken() == self.rings.completion.written()
     }
 }
+
+#[cfg(test)]
+mod tests;
