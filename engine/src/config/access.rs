@@ -55,16 +55,16 @@ impl Access {
 pub(super) fn resolve_access(file: &AccessFile, problems: &mut Vec<Problem>) -> Access {
     let mut uids = Vec::new();
     for (index, user) in file.users.iter().enumerate() {
-        match uid_of(&user.0) {
+        match uid_of(&user.0.0) {
             Some(uid) => uids.push(uid),
-            None => problems.push(Problem::new(&format!("access.users[{index}]"), no_such("user", &user.0))),
+            None => problems.push(Problem::new(&format!("access.users[{index}]"), no_such("user", &user.0.0))),
         }
     }
     let mut gids = Vec::new();
     for (index, group) in file.groups.iter().enumerate() {
-        match gid_of(&group.0) {
+        match gid_of(&group.0.0) {
             Some(gid) => gids.push(gid),
-            None => problems.push(Problem::new(&format!("access.groups[{index}]"), no_such("group", &group.0))),
+            None => problems.push(Problem::new(&format!("access.groups[{index}]"), no_such("group", &group.0.0))),
         }
     }
     Access::Only { uids, gids }

@@ -3,7 +3,7 @@
 //! The JSON schema (`persona check --schema`), the list of known keys and the parser all come from these types. What
 //! the values mean together is decided in `resolve.rs`.
 
-use super::scalar::{Count, Loose, Mac, Network, PortRange, Scalar};
+use super::scalar::{Count, Loose, Mac, Network, PortRange, Scalar, Who};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -42,7 +42,7 @@ pub struct File {
     /// Microseconds that an idle shard looks for work before it sleeps; absent: adapts itself. 0: sleeps at once.
     pub spin_us: Option<Loose<u32>>,
     /// User (name or number) that the engine runs as after set-up. Default: nobody.
-    pub user: Option<Loose<String>>,
+    pub user: Option<Loose<Who>>,
     /// Who may use the engine. Absent: everybody who may log in.
     pub access: Option<AccessFile>,
     /// Which sockets the engine takes; the first rule that matches decides, without any the engine does.
@@ -118,9 +118,9 @@ pub struct InterfaceFile {
 #[serde(deny_unknown_fields, default)]
 pub struct AccessFile {
     /// User names or numbers.
-    pub users: Vec<Loose<String>>,
+    pub users: Vec<Loose<Who>>,
     /// Group names or numbers.
-    pub groups: Vec<Loose<String>>,
+    pub groups: Vec<Loose<Who>>,
 }
 
 /// One rule. What is absent matches everything.

@@ -61,7 +61,7 @@ pub(super) fn resolve(file: File) -> Result<(Config, Vec<Problem>), Vec<Problem>
     };
 
     let (shards, cpus) = placement(&mut notes, file.shards, file.cpus, file.singlecpu.is_some_and(|single| single.0.0));
-    let user = resolve_account(file.user.as_ref().map_or(USER, |user| &user.0)).unwrap_or_else(|problem| {
+    let user = resolve_account(file.user.as_ref().map_or(USER, |user| &user.0.0)).unwrap_or_else(|problem| {
         notes.problems.push(problem);
         Account { name: String::new(), uid: u32::MAX, gid: u32::MAX }
     });

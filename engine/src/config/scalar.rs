@@ -109,6 +109,19 @@ impl Scalar for bool {
     }
 }
 
+/// Name or number of a user or group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who(pub String);
+
+impl Scalar for Who {
+    const EXPECTED: &'static str = "a name or a number";
+    const JSON_TYPE: Option<&'static str> = Some("integer");
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Who(text.to_owned()))
+    }
+}
+
 /// An unsigned number, decimal or with 0x, or with 0 in front as octal: what strtol with base 0 reads, as LKL does.
 fn parse_number(text: &str) -> Option<u64> {
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
