@@ -95,7 +95,12 @@ pub fn keep(config: &Config, place: &Place, charge: &dyn Charge, report: impl Fn
         killed: false,
         pause: FIRST_PAUSE,
     };
-    keeper.supervise()
+    let ending = keeper.supervise();
+    let name_of = |place| config.interfaces.get(usize::try_from(place).ok()?).map(|interface| interface.param.clone());
+    // An engine that ended in order took its programs away itself; this is for the others.
+    // SAFETY: `supervise` returns when no engine runs.
+    unsafe { crate::divert::detach_all(&keeper.ledger, name_of) };
+    ending
 }
 
 struct Keeper<'a, R> {

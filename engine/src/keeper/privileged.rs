@@ -3,8 +3,7 @@
 
 use super::Charge;
 use super::link::{Answer, Request};
-use rustix::net::sockopt;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use crate::host;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
@@ -18,15 +17,16 @@ pub(super) fn serve(request: &Request, charge: &dyn Charge) -> io::Result<Answer
     }
 }
 
-/// Binds without listening: the kernel then gives the port to nobody, and still answers nothing on it.
+/// The reservation's socket appears in the table that we share, and is the engine's from here on.
 fn reserve(local: SocketAddr) -> io::Result<Answer> {
-    let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    if local.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    rustix::net::bind(&socket, &local)?;
-    let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
-    // The engine owns it from here on.
-    Ok(Answer::Descriptor(socket.into_raw_fd(), bound))
+    let reservation = host::reserve(local).map_err(|error| match error {
+        host::Error::PortInUse { .. } => {
+            tracing::warn!("{error}");
+            io::Error::from_raw_os_error(libc::EADDRINUSE)
+        }
+        host::Error::Reserve { source, .. } => source,
+        other => io::Error::other(other),
+    })?;
+    let bound = reservation.local();
+    Ok(Answer::Descriptor(reservation.into_socket().into_raw_fd(), bound))
 }
