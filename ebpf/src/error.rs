@@ -7,11 +7,12 @@ pub enum Error {
     #[error("cannot load the eBPF object: {0}; it takes CAP_BPF and CAP_NET_ADMIN (or root) and Linux 6.1 or later")]
     Load(#[from] aya::EbpfError),
 
+    /// `log` is the verifier's, if it came so far.
     #[error(
         "the kernel refuses the eBPF program {program}: {source}; it takes CAP_BPF and CAP_NET_ADMIN (or root) and \
          Linux 6.1 or later"
     )]
-    Program { program: &'static str, source: Box<aya::programs::ProgramError> },
+    Program { program: &'static str, source: io::Error, log: String },
 
     #[error("this build's eBPF object has no {what} named {name}: rebuild persona")]
     Missing { what: &'static str, name: &'static str },

@@ -2,8 +2,12 @@
 
 use crate::error::Error;
 use crate::maps::{MapFds, Maps};
-use aya::programs::{SchedClassifier, SocketFilter, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, SocketFilter, Xdp};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+
+/// How often a program is offered to the verifier when signals interrupt it.
+const ATTEMPTS: u32 = 16;
 
 /// Alignment that ELF readers expect of an object in memory.
 #[repr(C, align(8))]
@@ -97,20 +101,18 @@ impl Object {
     /// Loads a program (once) and gives a descriptor of it.
     pub fn program(&mut self, program: Program) -> Result<OwnedFd, Error> {
         let name = program.name();
-        let refused = |source| Error::Program { program: name, source: Box::new(source) };
         let loaded = self.ebpf.program_mut(name).ok_or(Error::Missing { what: "program", name })?;
-        if loaded.fd().is_err() {
-            match program {
-                Program::Xdp | Program::XdpFrags => <&mut Xdp>::try_from(&mut *loaded).and_then(Xdp::load),
-                Program::Tc | Program::TcAlive => {
-                    <&mut SchedClassifier>::try_from(&mut *loaded).and_then(SchedClassifier::load)
-                }
-                Program::Socket => <&mut SocketFilter>::try_from(&mut *loaded).and_then(SocketFilter::load),
+        let mut attempts = 0;
+        while loaded.fd().is_err() {
+            attempts += 1;
+            match load(loaded, program) {
+                // The verifier gives up when a signal arrives; what handles it is not our affair.
+                Err(error) if attempts < ATTEMPTS && is_interrupted(&error) => {}
+                outcome => outcome.map_err(|error| refused(name, error))?,
             }
-            .map_err(refused)?;
         }
-        let fd = loaded.fd().map_err(refused)?;
-        fd.as_fd().try_clone_to_owned().map_err(|error| refused(error.into()))
+        let fd = loaded.fd().map_err(|error| refused(name, error))?;
+        fd.as_fd().try_clone_to_owned().map_err(|error| refused(name, error.into()))
     }
 
     /// The loaded program itself, for BPF_PROG_TEST_RUN.
@@ -129,4 +131,26 @@ impl Object {
         };
         data.fd().as_fd().try_clone_to_owned().map_err(|source| Error::Map { action: "keep", map: name, source })
     }
+}
+
+fn load(loaded: &mut aya::programs::Program, program: Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp | Program::XdpFrags => <&mut Xdp>::try_from(loaded)?.load(),
+        Program::Tc | Program::TcAlive => <&mut SchedClassifier>::try_from(loaded)?.load(),
+        Program::Socket => <&mut SocketFilter>::try_from(loaded)?.load(),
+    }
+}
+
+fn is_interrupted(error: &ProgramError) -> bool {
+    let ProgramError::LoadError { io_error, .. } = error else { return false };
+    matches!(io_error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn refused(program: &'static str, error: ProgramError) -> Error {
+    let (source, log) = match error {
+        ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
+        ProgramError::IOError(source) => (source, String::new()),
+        other => (io::Error::other(other), String::new()),
+    };
+    Error::Program { program, source, log }
 }

@@ -154,3 +154,14 @@ pub fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Whether `holds` within a few seconds. A descriptor that we closed may be open a moment longer in a child that another
+/// test has forked and that has not yet called exec.
+pub fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    (0..500).any(|attempt| {
+        if attempt != 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        holds()
+    })
+}

@@ -1,7 +1,7 @@
 //! A diversion on a veth pair of its own, in both kinds of port, and across the death of its engine. Needs root.
 
 use super::*;
-use crate::host::fixture::{in_namespace, ip};
+use crate::host::fixture::{eventually, in_namespace, ip};
 use crate::ledger::{Kind, Ledger};
 use std::os::fd::AsRawFd;
 
@@ -33,7 +33,7 @@ fn both_kinds_of_port_say_how_they_are_attached() {
         let generic = Diversion::attach("us", PortKind::Xdp { multi_buffer: true, mode }, CAPACITY).unwrap();
         assert_eq!(generic.attached(), "xdp generic, multi-buffer");
         drop(generic);
-        assert!(!xdp_attached());
+        assert!(eventually(|| !xdp_attached()));
 
         let packet = Diversion::attach("us", PortKind::Packet, CAPACITY).unwrap();
         assert_eq!((packet.attached().as_str(), packet.xdp_mode()), ("tcx", None));
@@ -107,7 +107,7 @@ fn the_programs_outlive_the_engine_and_a_successor_goes_on() {
 
             second.detach(&ledger).unwrap();
             assert_eq!(ledger.entries().filter(|entry| entry.kind != Kind::Keeper).count(), 0);
-            assert!(!xdp_attached());
+            assert!(eventually(|| !xdp_attached()));
         }
     });
 }
@@ -122,7 +122,7 @@ fn the_keeper_detaches_what_a_dead_engine_left() {
         assert!(xdp_attached());
         // SAFETY: nobody owns the descriptors since `left` was forgotten.
         unsafe { detach_all(&ledger, |_| Some("us".into())) };
-        assert!(!xdp_attached());
+        assert!(eventually(|| !xdp_attached()));
         assert!(ledger.find(Kind::BpfLink, 0, 0).is_none());
     });
 }

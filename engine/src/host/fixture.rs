@@ -28,3 +28,14 @@ pub fn run(command: &str) -> String {
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
+
+/// Whether `holds` within a few seconds. A descriptor that we closed may be open a moment longer in a child that another
+/// test has forked and that has not yet called exec.
+pub fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    (0..500).any(|attempt| {
+        if attempt != 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        holds()
+    })
+}

@@ -5,12 +5,15 @@
 //! Everything here is control plane: it allocates, and it may wait for the kernel.
 
 pub mod ethtool;
+pub mod firewall;
 #[cfg(test)]
 pub mod fixture;
+mod genetlink;
 pub mod interface;
 pub mod monitor;
 pub mod neighbour;
 mod netlink;
+pub mod probe;
 pub mod reserve;
 pub mod tables;
 
