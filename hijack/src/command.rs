@@ -1,6 +1,6 @@
 //! Commands to the shard that owns a socket.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use persona_channel::lane::{LaneGuard, Ticket};
 use persona_channel::layout::{Command, SOCKETS};
@@ -16,9 +16,30 @@ use crate::wait::Seat;
 /// How often a pusher looks for the reply before it goes to sleep: about as long as an awake shard takes.
 const GLANCES: usize = 200;
 
-/// Where the last command without a reply of each socket went: lane plus one in the low byte, ticket above it. A
-/// command through another lane must not overtake it.
-static UNANSWERED: [[AtomicU32; SOCKETS]; SESSIONS] = [const { [const { AtomicU32::new(0) }; SOCKETS] }; SESSIONS];
+/// Where the last command without a reply of each socket went ([`Unanswered`], 0: nowhere). A command through another
+/// lane must not overtake it.
+static UNANSWERED: [[AtomicU64; SOCKETS]; SESSIONS] = [const { [const { AtomicU64::new(0) }; SOCKETS] }; SESSIONS];
+
+/// A command without a reply: lane plus one in the low byte, then shard (8 bits), generation of the slot (16) and
+/// ticket (32). Lanes of another shard count for themselves, and what an earlier life of the slot sent is long done.
+#[derive(Clone, Copy)]
+struct Unanswered(u64);
+
+impl Unanswered {
+    fn new(handle: &Handle, shard: Shard, lane: LaneIndex, ticket: Ticket) -> Self {
+        let generation = u64::from(handle.id.generation & 0xffff) << 16;
+        let shard = u64::from(shard.get()) << 8;
+        Self(u64::from(lane.get() + 1) | shard | generation | u64::from(ticket.get()) << 32)
+    }
+
+    /// The lane and the ticket, if the command went to `shard` in this life of the slot.
+    fn pending(self, handle: &Handle, shard: Shard) -> Option<(LaneIndex, u32)> {
+        let lane = LaneIndex::new((self.0 as u32 & 0xff).checked_sub(1)?)?;
+        let same_shard = (self.0 >> 8) as u32 & 0xff == shard.get();
+        let same_life = (self.0 >> 16) as u32 & 0xffff == handle.id.generation & 0xffff;
+        (same_shard && same_life).then_some((lane, (self.0 >> 32) as u32))
+    }
+}
 
 /// Sends a command that needs no answer.
 pub fn post(handle: &Handle, op: u16, arguments: &[u64]) -> Result<()> {
@@ -26,7 +47,7 @@ pub fn post(handle: &Handle, op: u16, arguments: &[u64]) -> Result<()> {
     let shard = handle.shard();
     let lane = lane(handle, shard)?;
     let ticket = push(handle, shard, &lane, &command(handle, op, arguments))?;
-    unanswered(handle).store((lane.index().get() + 1) | ticket.get() << 8, Ordering::Release);
+    unanswered(handle).store(Unanswered::new(handle, shard, lane.index(), ticket).0, Ordering::Release);
     Ok(())
 }
 
@@ -61,9 +82,9 @@ fn lane(handle: &Handle, shard: Shard) -> Result<LaneGuard<'static>> {
             None => sys::sched_yield(),
         }
     };
-    let earlier = unanswered(handle).swap(0, Ordering::AcqRel);
-    if earlier != 0 && earlier & 0xff != lane.index().get() + 1 {
-        while !is_taken(handle, shard, earlier) {
+    let earlier = Unanswered(unanswered(handle).swap(0, Ordering::AcqRel)).pending(handle, shard);
+    if let Some((other, ticket)) = earlier.filter(|(other, _)| *other != lane.index()) {
+        while !is_taken(handle, shard, other, ticket) {
             if handle.view.is_dead() {
                 return Err(Errno(libc::ECONNRESET));
             }
@@ -126,14 +147,12 @@ fn await_awake(handle: &Handle, lane: &LaneGuard, ticket: Ticket) -> Result<i32>
     }
 }
 
-/// True once the shard has taken an earlier command, as [`UNANSWERED`] names it.
-fn is_taken(handle: &Handle, shard: Shard, earlier: u32) -> bool {
-    let Some(lane) = LaneIndex::new((earlier & 0xff) - 1) else { return true };
+/// True once the shard has taken an earlier command.
+fn is_taken(handle: &Handle, shard: Shard, lane: LaneIndex, ticket: u32) -> bool {
     let head = handle.session.lane(shard, lane).head.load(Ordering::Acquire);
-    // Tickets are compared by their low 24 bits; a lane holds far fewer commands.
-    (head << 8).wrapping_sub(earlier & !0xff) as i32 >= 0
+    head.wrapping_sub(ticket) as i32 >= 0
 }
 
-fn unanswered(handle: &Handle) -> &'static AtomicU32 {
+fn unanswered(handle: &Handle) -> &'static AtomicU64 {
     &UNANSWERED[handle.id.session as usize % SESSIONS][handle.id.slot as usize % SOCKETS]
 }
