@@ -2,9 +2,10 @@
 //! to the pool, a segment's payload on its way to the application, a wake-up, a command with its reply, and the copy
 //! with and without the checksum.
 //!
-//! Both ends run on one thread, so that the figures are work and not the distance between two cores.
+//! Both ends run on one thread, so that the figures are work and not the distance between two cores. Afterwards two threads
+//! stream to each other under strace, which counts the syscalls that they make while both are busy.
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group};
 use memmap2::MmapMut;
 use persona_channel::copy;
 use persona_channel::lane::{LaneReader, Next};
@@ -15,7 +16,7 @@ use persona_channel::send::{Piece, SendReader};
 use std::hint::black_box;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Payload of a segment of 1,500 bytes with timestamps.
 const SEGMENT: usize = 1448;
@@ -224,4 +225,108 @@ fn commands(criterion: &mut Criterion) {
 }
 
 criterion_group!(channel, copies, send, receive, wake_ups, commands);
-criterion_main!(channel);
+
+/// Environment variable of the process that strace looks at.
+const BUSY: &str = "PERSONA_BENCH_BUSY";
+const BUSY_WRITES: usize = 200_000;
+
+/// An application thread writes segments, a shard thread takes them off, both as in production: the shard parks and
+/// blocks on its eventfd after an idle while, the application rings when it must. Two getppid() calls frame the run.
+fn stream_while_traced() {
+    /// Rounds that the shard looks around before it sleeps.
+    const SPINS: u32 = 1_000_000;
+    let session = session();
+    let socket = socket(session);
+    let attention = session.attention(Shard::new(0).expect("in range"));
+    let bytes = [7u8; SEGMENT];
+    // SAFETY: a new descriptor.
+    let eventfd = unsafe { libc::eventfd(0, 0) };
+    let total = (BUSY_WRITES * SEGMENT) as u64;
+    let (ready, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut reader = SendReader::new();
+            let mut idle = 0;
+            ready.store(true, Ordering::Release);
+            while reader.acked() < total {
+                let mut marks = attention.collect();
+                if marks.next_socket(attention).is_some() {
+                    let end = reader.poll_end(&socket);
+                    reader.acknowledge(&socket, end);
+                    idle = 0;
+                    continue;
+                }
+                std::hint::spin_loop();
+                idle += 1;
+                if idle > SPINS && attention.park() {
+                    let mut count = 0u64;
+                    // SAFETY: eight writable bytes.
+                    unsafe { libc::read(eventfd, (&raw mut count).cast(), 8) };
+                    idle = 0;
+                }
+            }
+            done.store(true, Ordering::Release);
+            while done.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+        });
+        while !ready.load(Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+        // SAFETY: no arguments.
+        unsafe { libc::getppid() };
+        let mut written = 0;
+        while written < total {
+            let rest = (total - written).min(SEGMENT as u64) as usize;
+            let len = socket.send_writer().write(&bytes[..rest]).len;
+            written += len as u64;
+            if len == 0 {
+                std::hint::spin_loop();
+            } else if attention.mark_socket(socket.slot) {
+                // SAFETY: eight readable bytes.
+                unsafe { libc::write(eventfd, (&raw const ONE).cast(), 8) };
+            }
+        }
+        while !done.load(Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+        // SAFETY: no arguments.
+        unsafe { libc::getppid() };
+        done.store(false, Ordering::Release);
+    });
+}
+
+static ONE: u64 = 1;
+
+/// Runs this program again under strace and prints what it saw between the two marks.
+fn count_syscalls() {
+    let trace = std::env::temp_dir().join(format!("persona-bench-{}.strace", std::process::id()));
+    let program = std::env::current_exe().expect("a path");
+    let traced =
+        std::process::Command::new("strace").args(["-f", "-qq", "-o"]).arg(&trace).arg(program).env(BUSY, "1").status();
+    match traced {
+        Ok(status) if status.success() => {
+            let lines = std::fs::read_to_string(&trace).expect("strace's output");
+            let marks: Vec<_> =
+                lines.lines().enumerate().filter(|(_, line)| line.contains("getppid(")).map(|(at, _)| at).collect();
+            let [start, end] = marks[..] else { panic!("strace saw {} marks instead of two", marks.len()) };
+            let syscalls = end - start - 1;
+            println!("channel/busy: {BUSY_WRITES} writes of {SEGMENT} bytes, both sides busy: {syscalls} syscalls");
+        }
+        Ok(status) => println!("channel/busy: not counted, strace ended with {status}"),
+        Err(error) => println!("channel/busy: not counted, strace cannot be started: {error} (install strace)"),
+    }
+    // It does not exist when strace did not start.
+    let _ = std::fs::remove_file(trace);
+}
+
+fn main() {
+    if std::env::var_os(BUSY).is_some() {
+        return stream_while_traced();
+    }
+    channel();
+    if std::env::args().any(|argument| argument == "--bench") {
+        count_syscalls();
+    }
+    Criterion::default().configure_from_args().final_summary();
+}

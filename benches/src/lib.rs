@@ -1,1 +1,1 @@
-//!
+//! What Persona costs, beside what the host kernel costs. The pure costs are criterion benches in `benches/`.

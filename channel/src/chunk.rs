@@ -20,6 +20,14 @@ pub struct ChunkPool<'m> {
     _mapping: PhantomData<&'m Chunk>,
 }
 
+// SAFETY: payload is reached through raw copies that expect a concurrent writer, everything else through atomics, so a pool
+// may be used from any thread.
+#[cfg(not(loom))]
+unsafe impl Send for ChunkPool<'_> {}
+// SAFETY: as above.
+#[cfg(not(loom))]
+unsafe impl Sync for ChunkPool<'_> {}
+
 /// A chunk of the pool; in range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkIndex(u16);
