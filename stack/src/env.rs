@@ -12,6 +12,7 @@ use crate::memory::{NONE, PoolState, TimerNode, Wheel, WheelState};
 use crate::tcp::block::Link;
 use crate::tcp::{Range, RangePool};
 use crate::time::Instant;
+use crate::trace::Trace;
 
 /// Why a segment did not leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,18 +101,23 @@ pub(crate) struct Env<'m> {
     pub(crate) wheel: &'m mut WheelState,
     pub(crate) timers: &'m mut [TimerNode],
     pub(crate) ranges: &'m mut [Range],
+    pub(crate) trace: &'m mut Trace,
     pub(crate) net: Links<'m>,
 }
 
 impl<'m> Env<'m> {
+    /// Counts one, and traces it.
     #[inline]
     pub(crate) fn count(&mut self, counter: Counter) {
-        self.globals.counters.add(counter, 1);
+        self.count_many(counter, 1);
     }
 
     #[inline]
-    pub(crate) fn counters(&mut self) -> &mut Counters {
-        &mut self.globals.counters
+    pub(crate) fn count_many(&mut self, counter: Counter, amount: u64) {
+        self.globals.counters.add(counter, amount);
+        if self.trace.is_on() {
+            self.trace.push(counter, amount);
+        }
     }
 
     #[inline]
@@ -121,12 +127,7 @@ impl<'m> Env<'m> {
 
     /// The ranges of a list, ascending.
     pub(crate) fn ranges_iter(&self, head: u32) -> impl Iterator<Item = Range> + '_ {
-        let mut at = head;
-        core::iter::from_fn(move || {
-            let range = *self.ranges.get(at as usize)?;
-            at = range.next;
-            Some(range)
-        })
+        crate::tcp::walk(self.ranges, head)
     }
 
     /// Whether a range can be noted.

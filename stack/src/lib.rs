@@ -28,6 +28,7 @@ mod memory;
 pub mod stack;
 mod tcp;
 pub mod time;
+mod trace;
 pub mod wire;
 
 pub use api::*;
@@ -35,6 +36,8 @@ pub use counters::{Counter, Counters};
 pub use flow::flow_shard;
 pub use frame::*;
 pub use stack::{Config, MemoryError, Ownership, Stack, Usage};
+pub use tcp::export::{EXPORT_MAX, ImportError};
 pub use tcp::info::{Info, Listening};
 pub use tcp::state::State;
 pub use time::{Duration, Instant};
+pub use trace::Traced;

@@ -2,6 +2,7 @@
 //! Reno would. Integer arithmetic: milliseconds and bytes.
 
 use super::{Controller, MAX_CWND, Path, slow_start};
+use crate::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// RFC 9438 section 4.6: beta_cubic = 0.7, in tenths.
@@ -129,6 +130,13 @@ impl Controller for Cubic {
         self.k = self.prior_k;
         self.epoch = 0;
     }
+
+    fn on_clock(&mut self, from: Instant, to: Instant) {
+        if self.epoch != 0 {
+            let age = from.as_micros().saturating_sub(self.epoch);
+            self.epoch = to.as_micros().saturating_sub(age).max(1);
+        }
+    }
 }
 
 /// Floor of the cube root, by bits.
@@ -146,7 +154,6 @@ fn cube_root(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Instant;
     use zerocopy::FromZeros;
 
     fn path(cwnd: u32, ssthresh: u32, millis: u64) -> Path {

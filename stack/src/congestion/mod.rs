@@ -50,6 +50,9 @@ pub(crate) trait Controller {
 
     /// A loss or timeout turned out not to have been one; the window is restored by the caller.
     fn on_undo(&mut self, path: &Path);
+
+    /// The clock is another one from now on: what was `from` is `to`.
+    fn on_clock(&mut self, from: Instant, to: Instant);
 }
 
 /// Slow start (RFC 5681 section 3.1): one byte for each acknowledged byte, up to ssthresh. Returns the window and what

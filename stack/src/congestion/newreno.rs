@@ -1,6 +1,7 @@
 //! NewReno: additive increase, multiplicative decrease (RFC 5681, RFC 6582).
 
 use super::{Controller, MAX_CWND, Path, slow_start};
+use crate::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -37,12 +38,13 @@ impl Controller for NewReno {
     fn on_undo(&mut self, _path: &Path) {
         self.acked = 0;
     }
+
+    fn on_clock(&mut self, _from: Instant, _to: Instant) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Instant;
 
     fn path(cwnd: u32) -> Path {
         Path { cwnd, ssthresh: 10_000, mss: 1_000, srtt: 10_000, now: Instant::default() }

@@ -15,6 +15,7 @@ use crate::memory::{Carver, FlowTable, PoolState, Slot, TimerNode, WheelState};
 use crate::tcp::Range;
 use crate::tcp::block::{Link, Listener, Request, Tcb, TimeWait};
 use crate::time::Instant;
+use crate::trace::Trace;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PERSTACK");
@@ -57,6 +58,7 @@ impl Preamble {
             + size_of::<RouteRecord>()
             + size_of::<HeldFrames>()
             + size_of::<IpCounters>()
+            + size_of::<Trace>()
             + size_of::<WheelState>();
         Self {
             magic: MAGIC,
@@ -91,6 +93,7 @@ struct Pieces<'m> {
     blocks: &'m mut [Block],
     datagrams: &'m mut [Datagram],
     scratch: &'m mut [u8],
+    trace: &'m mut [Trace],
     listener_slots: &'m mut [Slot],
     listeners: &'m mut [Listener],
     slots: &'m mut [Slot],
@@ -123,6 +126,7 @@ fn carve<'m>(carver: &mut Carver<'m>, sizes: &Preamble) -> Pieces<'m> {
         blocks: carver.take(blocks),
         datagrams: carver.take(datagrams),
         scratch: carver.take(SCRATCH),
+        trace: carver.take(1),
         listener_slots: carver.take(FlowTable::slots_for(listeners)),
         listeners: carver.take(listeners),
         slots: carver.take(FlowTable::slots_for(flows)),
@@ -176,6 +180,7 @@ pub(super) fn format<'m>(memory: &'m mut [u8], config: &Config, now: Instant) ->
     pieces.neighbours_state[0] = NeighboursState::new(secrets.word(b"neig"));
     pieces.reassembly_state[0].zero();
     pieces.held[0].zero();
+    pieces.trace[0].reset();
     pieces.neighbours.zero();
     pieces.datagrams.zero();
     pieces.listener_slots.zero();
@@ -237,6 +242,7 @@ fn join(pieces: Pieces<'_>) -> Stack<'_> {
         blocks,
         datagrams,
         scratch,
+        trace,
         listener_slots,
         listeners,
         slots,
@@ -255,7 +261,7 @@ fn join(pieces: Pieces<'_>) -> Stack<'_> {
         counters: &mut ip_counters[0],
         state: &mut links_state[0],
     };
-    let env = Env { globals: &mut globals[0], chain, wheel: &mut wheel[0], timers, ranges, net };
+    let env = Env { globals: &mut globals[0], chain, wheel: &mut wheel[0], timers, ranges, trace: &mut trace[0], net };
     let tables = Tables { tcbs, requests, time_waits, listeners, slots, listener_slots };
     let reassembly = Reassembly { blocks, datagrams, state: &mut reassembly_state[0], scratch };
     Stack { core: Core { tables, env }, reassembly }

@@ -8,7 +8,8 @@ use crate::frame::Owner;
 use crate::ip::{IcmpError, PackedIp};
 use crate::memory::{FlowTable, Pool, Taken};
 use crate::tcp::Conn;
-use crate::tcp::block::{Listener, Settings, Tcb, flag};
+use crate::tcp::block::{Listener, Settings, Tcb, change, flag};
+use crate::tcp::export::{self, ImportError};
 use crate::tcp::state::State;
 use crate::time::Instant;
 use crate::wire::{Embedded, SeqNumber};
@@ -213,6 +214,36 @@ impl<'m> Core<'m> {
             conn.push(host);
         });
         Ok(())
+    }
+
+    pub(super) fn import(&mut self, now: Instant, owner: Owner, bytes: &[u8]) -> Result<ConnectionId, ImportError> {
+        let mut imported = export::import(bytes, now)?;
+        let flow = imported.tcb.flow;
+        if !self.env.net.interfaces.is_local(flow.local.into()) {
+            return Err(ImportError::Refused(Error::AddressNotAvailable));
+        }
+        let hash = self.env.globals.secrets.hash(&flow) as u32;
+        if self.tables.find(hash, &flow).is_some() {
+            return Err(ImportError::Refused(Error::AddressInUse));
+        }
+        let (index, generation) = self.take_connection().ok_or(ImportError::Refused(Error::NoMemory))?;
+        imported.take_ranges(&mut self.env.ranges());
+        let tcb = &mut imported.tcb;
+        tcb.owner = owner.0;
+        tcb.hash = hash;
+        tcb.generation = generation;
+        // Whatever the way was there, it is looked up here.
+        tcb.path_generation = self.env.net.routes.generation().wrapping_sub(1);
+        self.tables.tcbs[index as usize] = *tcb;
+        self.tables.insert(hash, Found::Connection(index));
+        self.with(index, now, |conn| {
+            conn.changed(change::READABLE | change::ACKED);
+            if conn.tcb.has(flag::ACK_NOW | flag::BLOCKED) {
+                conn.flush_later();
+            }
+            conn.rearm();
+        });
+        Ok(ConnectionId { index, generation })
     }
 
     /// Does something to a connection that the caller names.

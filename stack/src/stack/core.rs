@@ -564,11 +564,15 @@ impl<'m> Core<'m> {
     /// Does something to a connection, and takes it out of the table if that was its end.
     #[inline]
     pub(super) fn with<R>(&mut self, index: u32, now: Instant, act: impl FnOnce(&mut Conn<'_, 'm>) -> R) -> R {
-        let before = self.tables.tcbs[index as usize].has(flag::ENDED);
+        let tcb = &self.tables.tcbs[index as usize];
+        let before = tcb.has(flag::ENDED);
+        let trace = &mut self.env.trace;
+        (trace.now, trace.index, trace.generation) = (now, index, tcb.generation);
         let outcome = act(&mut self.conn(index, now));
         if !before && self.tables.tcbs[index as usize].has(flag::ENDED) {
             self.settle(index, now);
         }
+        self.env.trace.index = NONE;
         outcome
     }
 

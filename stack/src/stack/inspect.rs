@@ -1,4 +1,4 @@
-//! Looking in from outside: connections, listeners, counters. Nothing here changes anything.
+//! Looking in from outside: connections, listeners, counters, trace; and connections as bytes.
 
 use super::Stack;
 use crate::api::{ConnectionId, Error, ListenerId, SocketOptions};
@@ -6,9 +6,11 @@ use crate::counters::Counters;
 use crate::frame::Owner;
 use crate::ip::IpCounters;
 use crate::tcp::block::flag;
+use crate::tcp::export::{self, ImportError};
 use crate::tcp::info::{Info, Listening};
 use crate::tcp::state::State;
 use crate::time::Instant;
+use crate::trace::Traced;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 impl Stack<'_> {
@@ -78,6 +80,34 @@ impl Stack<'_> {
 
     pub fn ip_counters(&self) -> &IpCounters {
         self.core.env.net.counters
+    }
+}
+
+impl Stack<'_> {
+    /// Records from now on what is counted, and of whom; or stops to.
+    pub fn set_tracing(&mut self, on: bool) {
+        self.core.env.trace.switch(on);
+    }
+
+    /// The oldest thing that was traced. The ring holds a few hundred.
+    pub fn poll_trace(&mut self) -> Option<Traced> {
+        self.core.env.trace.pop()
+    }
+
+    /// Writes a connection as bytes ([`EXPORT_MAX`](crate::EXPORT_MAX) at most), for [`Stack::import`] into another
+    /// stack. It stays as it is here: whoever moves it must not use both. Versioned: another build refuses it.
+    pub fn export(&self, now: Instant, connection: ConnectionId, out: &mut [u8]) -> Result<usize, Error> {
+        let tcb = self.core.tcb(connection)?;
+        if !tcb.has(flag::ADOPTED) {
+            return Err(Error::Invalid);
+        }
+        export::export(tcb, self.core.env.ranges, now, out).ok_or(Error::NoMemory)
+    }
+
+    /// Goes on with a connection that another stack exported, whose payload `owner` has at the same offsets. What changed
+    /// last is reported again.
+    pub fn import(&mut self, now: Instant, owner: Owner, bytes: &[u8]) -> Result<ConnectionId, ImportError> {
+        self.core.import(now, owner, bytes)
     }
 }
 

@@ -170,7 +170,7 @@ impl Conn<'_, '_> {
         let wire_segments = len.div_ceil(payload_mss.max(1)).max(1);
         tcb.ip_id = tcb.ip_id.wrapping_add(wire_segments as u16);
         tcb.segs_out = tcb.segs_out.wrapping_add(wire_segments);
-        self.env.counters().add(Counter::TcpOutSegs, u64::from(wire_segments));
+        self.env.count_many(Counter::TcpOutSegs, u64::from(wire_segments));
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod challenge;
 mod control;
 pub(crate) mod cookie;
 mod emit;
+pub(crate) mod export;
 mod handshake;
 pub(crate) mod info;
 mod input;
@@ -24,7 +25,7 @@ pub(crate) mod timewait;
 mod window;
 
 pub(crate) use challenge::OVERALL as CHALLENGE_RATE;
-pub(crate) use ranges::{Range, RangePool};
+pub(crate) use ranges::{Range, RangePool, walk};
 
 /// MTU of an interface that is gone: what every path carries (RFC 791 section 3.1).
 pub(crate) const LEAST_MTU: u16 = 576;

@@ -141,13 +141,13 @@ impl Conn<'_, '_> {
             }
             tcb.rtx_at = now.as_micros() + rtt::backed_off(tcb.rto, tcb.retries);
             let recovery = tcb.recovery;
-            self.env.counters().add(Counter::TcpRetransSegs, u64::from(wire_segments));
+            self.env.count_many(Counter::TcpRetransSegs, u64::from(wire_segments));
             let how = if recovery == recovery::LOSS {
                 Counter::TcpExtTCPSlowStartRetrans
             } else {
                 Counter::TcpExtTCPFastRetrans
             };
-            self.env.counters().add(how, u64::from(wire_segments));
+            self.env.count_many(how, u64::from(wire_segments));
             return Ok(());
         }
         if tcb.snd_una == tcb.snd_nxt || tcb.rtx_at == NEVER {
@@ -170,7 +170,7 @@ impl Conn<'_, '_> {
             if now.since(tcb.heard_at).as_micros() < super::receive::DELAYED_ACK {
                 tcb.set(flag::PINGPONG);
             }
-            self.env.counters().add(Counter::TcpExtTCPOrigDataSent, u64::from(wire_segments));
+            self.env.count_many(Counter::TcpExtTCPOrigDataSent, u64::from(wire_segments));
         }
         Ok(())
     }

@@ -35,6 +35,16 @@ pub(crate) enum Inserted {
     Full,
 }
 
+/// The ranges of a list, ascending.
+pub(crate) fn walk(records: &[Range], head: u32) -> impl Iterator<Item = Range> + '_ {
+    let mut at = head;
+    core::iter::from_fn(move || {
+        let range = *records.get(at as usize)?;
+        at = range.next;
+        Some(range)
+    })
+}
+
 /// The shared pool.
 pub(crate) struct RangePool<'m> {
     pub(crate) records: &'m mut [Range],
@@ -48,12 +58,7 @@ impl RangePool<'_> {
 
     /// The ranges of a list, ascending.
     pub(crate) fn iter(&self, head: u32) -> impl Iterator<Item = Range> + '_ {
-        let mut at = head;
-        core::iter::from_fn(move || {
-            let range = *self.records.get(at as usize)?;
-            at = range.next;
-            Some(range)
-        })
+        walk(self.records, head)
     }
 
     /// Adds `start .. end` to a list, joining what it touches.
