@@ -4,13 +4,15 @@ use std::io;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot load the eBPF object: {0}; it takes CAP_BPF and CAP_NET_ADMIN (or root) and Linux 6.1 or later")]
+    #[error(
+        "cannot load the eBPF object: {0}; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or root) and Linux 6.1 or later"
+    )]
     Load(#[from] aya::EbpfError),
 
     /// `log` is the verifier's, if it came so far.
     #[error(
-        "the kernel refuses the eBPF program {program}: {source}; it takes CAP_BPF and CAP_NET_ADMIN (or root) and \
-         Linux 6.1 or later"
+        "the kernel refuses the eBPF program {program}: {source}; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or \
+         root) and Linux 6.1 or later"
     )]
     Program { program: &'static str, source: io::Error, log: String },
 

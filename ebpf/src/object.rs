@@ -77,7 +77,13 @@ impl Object {
     /// Makes the maps. Programs are verified when they are first asked for, so that a kernel need not know those that
     /// nobody uses.
     pub fn load(sizes: &Sizes) -> Result<Self, Error> {
+        Self::load_for_vlan(sizes, 0)
+    }
+
+    /// The same for the frames of one VLAN (0: those without a tag, or with priority alone). All others are the host's.
+    pub fn load_for_vlan(sizes: &Sizes, vlan: u16) -> Result<Self, Error> {
         let ebpf = aya::EbpfLoader::new()
+            .override_global("vlan", &vlan, true)
             .map_max_entries("flows", sizes.flows)
             .map_max_entries("listeners", sizes.listeners)
             .map_max_entries("addresses", sizes.addresses)

@@ -78,6 +78,30 @@ fn options_extension_headers_and_tags_do_not_hide_a_flow() {
 }
 
 #[test]
+fn another_vlan_is_another_interface() {
+    let plain = Ipv4::default().frame(&segment());
+    let in_7 = tagged_with(VLAN, 0x6007, &plain);
+    let in_7_of_9 = tagged_with(QINQ, 9, &in_7);
+    let in_7_alone = tagged(QINQ, &in_7);
+    let in_8 = tagged_with(VLAN, 8, &plain);
+
+    let mut untagged = Bench::with_flow();
+    let mut tagged = Bench::for_vlan(7);
+    tagged.maps.insert_flow(flow4(), 0).unwrap();
+    for (what, frame, ours_untagged, ours_tagged) in [
+        ("no tag", &plain, true, false),
+        ("vlan 7", &in_7, false, true),
+        ("vlan 7 in 9", &in_7_of_9, false, true),
+        ("vlan 7 under a priority tag", &in_7_alone, false, true),
+        ("vlan 8", &in_8, false, false),
+    ] {
+        for (bench, ours) in [(&mut untagged, ours_untagged), (&mut tagged, ours_tagged)] {
+            bench.expect(what, frame, if ours { Reason::DivertedFlow } else { Reason::Passed });
+        }
+    }
+}
+
+#[test]
 fn extension_headers_are_walked_so_far_and_no_further() {
     let mut bench = Bench::with_flow();
     let chain = |headers: usize| {

@@ -8,6 +8,8 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "wire.h"
+
 enum frame_kind {
     FRAME_XDP,
     FRAME_XDP_FRAGS, /* the headers may reach beyond the first buffer */
@@ -42,6 +44,16 @@ static __always_inline int frame_read(const struct frame *frame, __u32 offset, v
     if (frame->kind == FRAME_XDP_FRAGS)
         return bpf_xdp_load_bytes(xdp, offset, to, length) == 0;
     return 0;
+}
+
+/* The VLAN of a tag that the kernel has taken out of the frame, 0 when there is none. */
+static __always_inline __u16 frame_vlan(const struct frame *frame)
+{
+    struct __sk_buff *skb = frame->ctx;
+
+    if (frame->kind != FRAME_SKB || !skb->vlan_present)
+        return 0;
+    return skb->vlan_tci & VLAN_ID;
 }
 
 #endif

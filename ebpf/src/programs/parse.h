@@ -281,23 +281,35 @@ static __always_inline void parse_network(const struct frame *frame, __u32 offse
         passed(subject, SUBJECT_NONE, PASSED);
 }
 
+/* The VLAN whose frames the engine takes, 0 for none: set when the object is loaded. */
+const volatile __u16 vlan = 0;
+
 static __always_inline void parse_ethernet(const struct frame *frame, struct subject *subject)
 {
     __u32 offset = ETHERNET_HEADER;
     __be16 ethertype;
+    /* The kernel takes the outer tag out of an skb. */
+    __u16 tagged = frame_vlan(frame);
 
     if (!frame_read(frame, ETHERNET_HEADER - sizeof(ethertype), &ethertype, sizeof(ethertype)))
         return passed(subject, SUBJECT_NONE, PASSED_TRUNCATED);
     for (int i = 0; i < VLAN_TAGS_MAX; i++) {
         struct vlan_tag tag;
+        __u16 id;
 
         if (ethertype != bpf_htons(ETHERTYPE_VLAN) && ethertype != bpf_htons(ETHERTYPE_QINQ))
             break;
         if (!frame_read(frame, offset, &tag, sizeof(tag)))
             return passed(subject, SUBJECT_NONE, PASSED_TRUNCATED);
+        id = bpf_ntohs(tag.control) & VLAN_ID;
+        if (id)
+            tagged = id;
         ethertype = tag.ethertype;
         offset += VLAN_TAG;
     }
+    /* Another VLAN is another interface, although its frames come the same way. A tag with priority alone is none. */
+    if (tagged != vlan)
+        return passed(subject, SUBJECT_NONE, PASSED);
     parse_network(frame, offset, bpf_ntohs(ethertype), subject);
 }
 

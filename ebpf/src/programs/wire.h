@@ -17,6 +17,7 @@
 #define ETHERNET_HEADER 14
 #define VLAN_TAG 4
 #define VLAN_TAGS_MAX 2
+#define VLAN_ID 0x0fff
 
 #define PROTOCOL_HOP_BY_HOP 0
 #define PROTOCOL_ICMP 1

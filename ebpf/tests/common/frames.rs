@@ -27,11 +27,16 @@ pub fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// `frame` with a tag of this type before its EtherType.
+/// `frame` with a tag of priority alone before its EtherType.
 pub fn tagged(tpid: u16, frame: &[u8]) -> Vec<u8> {
+    tagged_with(tpid, 0x6000, frame)
+}
+
+/// `frame` with a tag of this type and control field before its EtherType.
+pub fn tagged_with(tpid: u16, control: u16, frame: &[u8]) -> Vec<u8> {
     let mut tagged = frame[..12].to_vec();
     tagged.extend(tpid.to_be_bytes());
-    tagged.extend([0x00, 0x07]);
+    tagged.extend(control.to_be_bytes());
     tagged.extend(&frame[12..]);
     tagged
 }

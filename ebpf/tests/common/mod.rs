@@ -27,7 +27,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        let mut object = Object::load(&sizes()).unwrap();
+        Self::for_vlan(0)
+    }
+
+    pub fn for_vlan(vlan: u16) -> Self {
+        let mut object = Object::load_for_vlan(&sizes(), vlan).unwrap();
         for program in Program::ALL {
             object.program(program).unwrap();
         }

@@ -57,8 +57,8 @@ enum Attachment {
 }
 
 impl Diversion {
-    /// Loads and attaches the programs. Nothing is diverted until something is entered. Needs CAP_BPF and
-    /// CAP_NET_ADMIN. Attaching an XDP program may reset a hardware NIC's link for a moment.
+    /// Loads and attaches the programs. Nothing is diverted until something is entered. Needs CAP_BPF,
+    /// CAP_PERFMON and CAP_NET_ADMIN. Attaching an XDP program may reset a hardware NIC's link for a moment.
     pub fn attach(interface: &str, kind: PortKind, capacity: Capacity) -> Result<Self, Error> {
         let sizes = Sizes {
             flows: capacity.flows.max(1),

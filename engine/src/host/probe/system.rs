@@ -75,29 +75,37 @@ fn version(kernel: Kernel) -> Finding {
 }
 
 /// What `persona up` needs, with the number of each (linux/capability.h). The engine drops all of them.
-const CAPABILITIES: [(&str, u32, &str); 7] = [
+const CAPABILITIES: [(&str, u32, &str); 8] = [
     ("CAP_NET_ADMIN", 12, "attaching programs, tap devices, neighbours"),
     ("CAP_NET_RAW", 13, "AF_XDP and packet sockets"),
     ("CAP_BPF", 39, "loading programs"),
+    ("CAP_PERFMON", 38, "loading programs"),
     ("CAP_SETUID", 7, "changing to an unprivileged user"),
     ("CAP_SETGID", 6, "changing to an unprivileged user"),
     ("CAP_NET_BIND_SERVICE", 10, "keeping ports below 1024 on a shared address"),
     ("CAP_IPC_LOCK", 14, "frame memory beyond the memlock limit"),
 ];
 
+/// Without the first of them nothing works; the others have narrower uses.
+const NEEDED: usize = 4;
+
+fn is_for_programs(capability: &str) -> bool {
+    matches!(capability, "CAP_BPF" | "CAP_PERFMON")
+}
+
 fn privileges(effective: u64) -> Finding {
     const CAP_SYS_ADMIN: u32 = 21;
     let has = |number: u32| effective & 1 << number != 0;
     let missing: Vec<String> = CAPABILITIES
         .iter()
-        // CAP_BPF was once a part of CAP_SYS_ADMIN and still is.
-        .filter(|(name, number, _)| !has(*number) && !(*name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
+        // Both were once a part of CAP_SYS_ADMIN and still are.
+        .filter(|(name, number, _)| !has(*number) && !(is_for_programs(name) && has(CAP_SYS_ADMIN)))
         .map(|(name, _, purpose)| format!("{name} ({purpose})"))
         .collect();
     if missing.is_empty() {
         return Finding::good("privileges", "all that `persona up` needs");
     }
-    let needed = (0..3).any(|nth| missing.iter().any(|entry| entry.starts_with(CAPABILITIES[nth].0)));
+    let needed = CAPABILITIES[..NEEDED].iter().any(|(name, ..)| missing.iter().any(|entry| entry.starts_with(name)));
     let found = format!("without {}", missing.join(", "));
     let mend = "run `persona up` as root; programs under it need no privilege";
     if needed { Finding::missing("privileges", found, mend) } else { Finding::limited("privileges", found, mend) }
