@@ -139,8 +139,7 @@ impl View {
         match self.connection.load(Ordering::Acquire) {
             0 => {
                 let fd = dial()?;
-                let family = (self.id.load(Ordering::Acquire), self.token());
-                let (_, descriptors) = greet(fd, Some(family)).inspect_err(|_| place::drop(fd))?;
+                let (_, descriptors) = greet(fd, Some(self.family())).inspect_err(|_| place::drop(fd))?;
                 descriptors.close();
                 self.connection.store(fd + 1, Ordering::Release);
                 Ok(fd)
@@ -149,8 +148,9 @@ impl View {
         }
     }
 
-    fn token(&self) -> [u64; 2] {
-        [self.token[0].load(Ordering::Acquire), self.token[1].load(Ordering::Acquire)]
+    /// What a relative needs to join: the session and its token.
+    pub fn family(&self) -> (u64, [u64; 2]) {
+        (self.id.load(Ordering::Acquire), self.token.each_ref().map(|word| word.load(Ordering::Acquire)))
     }
 
     fn disconnect(&self) {
@@ -187,8 +187,14 @@ pub fn current() -> Result<&'static View, Trouble> {
     let _guard = SETUP.lock().ok_or(Trouble { reason: reason::ENGINE_GONE, errno: Errno(libc::EAGAIN) })?;
     match usable() {
         Some(view) => Ok(view),
-        None => attach(),
+        None => attach(None),
     }
+}
+
+/// Joins the session of a family whose sockets this image has inherited.
+pub fn join(session: u64, token: [u64; 2]) -> Result<&'static View, Trouble> {
+    let _guard = SETUP.lock().ok_or(Trouble { reason: reason::ENGINE_GONE, errno: Errno(libc::EAGAIN) })?;
+    attach(Some((session, token)))
 }
 
 /// The session for new sockets if there is one already.
@@ -288,7 +294,7 @@ pub fn relocate(fd: c_int) -> sys::Result<()> {
     Ok(())
 }
 
-fn attach() -> Result<&'static View, Trouble> {
+fn attach(family: Option<(u64, [u64; 2])>) -> Result<&'static View, Trouble> {
     let no_memory = |errno| Trouble { reason: reason::NO_MEMORY, errno };
     let (index, view) = VIEWS
         .iter()
@@ -296,7 +302,7 @@ fn attach() -> Result<&'static View, Trouble> {
         .find(|(index, view)| !view.is_used() || (view.is_dead() && !table::session_is_held(*index as u8)))
         .ok_or(no_memory(Errno(libc::ENOMEM)))?;
     let connection = dial()?;
-    let welcomed = greet(connection, None).inspect_err(|_| place::drop(connection));
+    let welcomed = greet(connection, family).inspect_err(|_| place::drop(connection));
     let (welcome, descriptors) = welcomed?;
     let fds = descriptors.as_slice();
     let give_up = |trouble| {

@@ -1,27 +1,25 @@
 //! exec and posix_spawn: what becomes of our sockets in a new image.
 //!
-//! A descriptor with close-on-exec is none of the new image's business. Another one carries a connection into a program
-//! that may know nothing of us, so the connection goes into relay first: the new image, with the library or without,
-//! then finds a kernel stream with the right bytes under that number.
+//! A descriptor with close-on-exec is none of the new image's business. The others go on as sockets of ours if the
+//! library will be in the new image ([`inherit`]); otherwise the connections among them go into relay, and the new image
+//! finds kernel streams with the right bytes under their numbers. A listener has nothing to relay: for its sake the
+//! library is put back into an environment that dropped it (as programs that replace themselves do). A program that
+//! cannot be entered gets a dead listener, which PERSONA_DEBUG tells.
 
 use core::ffi::{c_char, c_int, c_void};
 
 use crate::export::export;
-use crate::handle::Handle;
-use crate::sys;
-use crate::table::{self, Entry};
-use crate::{real, relay};
+use crate::image::Path;
+use crate::inherit::{self, Environment, Strings};
+use crate::{real, relay, report};
 
 unsafe extern "C" {
-    static environ: *const *const c_char;
+    static environ: Strings;
 }
-
-type Strings = *const *const c_char;
 
 export! {
     fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int {
-        before_exec();
-        real::execve(path, argv, envp)
+        replacing(|| Path::of(path), envp, |envp| real::execve(path, argv, envp))
     }
 
     fn execv(path: *const c_char, argv: Strings) -> c_int {
@@ -29,8 +27,7 @@ export! {
     }
 
     fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int {
-        before_exec();
-        real::execvpe(file, argv, envp)
+        replacing(|| Path::found(file), envp, |envp| real::execvpe(file, argv, envp))
     }
 
     fn execvp(file: *const c_char, argv: Strings) -> c_int {
@@ -38,12 +35,25 @@ export! {
     }
 
     fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int {
-        before_exec();
-        real::fexecve(fd, argv, envp)
+        replacing(|| Path::of_descriptor(fd), envp, |envp| real::fexecve(fd, argv, envp))
+    }
+
+    fn posix_spawn(
+        pid: *mut libc::pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: Strings,
+        envp: Strings
+    ) -> c_int {
+        replacing(|| Path::of(path), envp, |envp| real::posix_spawn(pid, path, actions, attributes, argv, envp))
+    }
+
+    fn posix_spawnp(
+        pid: *mut libc::pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void, argv: Strings,
+        envp: Strings
+    ) -> c_int {
+        replacing(|| Path::found(file), envp, |envp| real::posix_spawnp(pid, file, actions, attributes, argv, envp))
     }
 
     fn posix_spawn_file_actions_adddup2(actions: *mut c_void, from: c_int, to: c_int) -> c_int {
-        // The copy has no close-on-exec: a connection that is given away like this goes to a stranger.
+        // The copy appears in the child alone, where nobody could name it: a connection that goes this way is relayed.
         if let Err(errno) = relay::enter_if_ours(from) {
             return errno.0;
         }
@@ -51,18 +61,34 @@ export! {
     }
 }
 
-/// Relays the connections that the new image will find open.
-fn before_exec() {
-    for (fd, entry) in table::entries() {
-        if !matches!(entry, Entry::Socket(_)) {
-            continue;
-        }
-        let stays = sys::fcntl(fd, libc::F_GETFD, 0).is_ok_and(|flags| flags & libc::FD_CLOEXEC == 0);
-        if stays && let Some(handle) = Handle::of(fd) {
-            // A connection whose engine is gone has nothing to relay.
-            let _ = relay::enter(&handle);
+/// Readies our sockets for a new image and calls `exec` with the environment for it.
+///
+/// # Safety
+/// `envp` is null or a list of strings up to a null pointer.
+unsafe fn replacing(image: impl FnOnce() -> Option<Path>, envp: Strings, exec: impl FnOnce(Strings) -> c_int) -> c_int {
+    inherit::settle();
+    if inherit::carried().next().is_none() {
+        return exec(envp);
+    }
+    let Some(path) = image().filter(Path::is_executable) else {
+        // It will fail, and nothing is to change then.
+        return exec(envp);
+    };
+    // SAFETY: passed on to the caller.
+    let wanted = unsafe { inherit::preloads(envp) } || inherit::carries_listener();
+    if wanted && path.is_enterable() {
+        // SAFETY: as above.
+        if let Some(environment) = unsafe { Environment::naming_sockets(envp) } {
+            return exec(environment.strings());
         }
     }
+    for handle in inherit::carried() {
+        if let Err(errno) = relay::enter(&handle) {
+            // Its engine is gone, so there is nothing that could be relayed.
+            report::note(format_args!("descriptor {} goes into a new image without relay: {errno:?}", handle.fd));
+        }
+    }
+    exec(envp)
 }
 
 /// execl, execlp and execle take their arguments one by one. The entry points below put the registers that hold

@@ -5,7 +5,7 @@ use core::ffi::c_int;
 
 use persona_channel::attach::reason;
 use persona_channel::layout::POLICY_SIZE;
-use persona_channel::policy::{self, Action, Question, Side};
+use persona_channel::policy::{self, Action, Question, RULE_SIZE, Rule, Side};
 
 use crate::address::Address;
 use crate::epoll::{self, Memberships};
@@ -26,8 +26,12 @@ pub fn decide(handle: &Handle, side: Side, address: &Address) -> Option<u32> {
         return None;
     }
     let mut name = [0; 64];
+    // Rules by program are rare: the engine has matched most when the process attached.
+    let by_program =
+        rules[..length].as_chunks::<RULE_SIZE>().0.iter().filter_map(Rule::decode).any(|rule| rule.program[0] != 0);
+    let program = if by_program { place::program(&mut name) } else { b"" };
     let (family, wide) = address.policy_form();
-    let question = Question { side, family, address: wide, port: address.port, program: place::program(&mut name) };
+    let question = Question { side, family, address: wide, port: address.port, program };
     (policy::decide(&rules[..length], &question) == Action::Host).then_some(reason::POLICY)
 }
 

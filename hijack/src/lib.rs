@@ -24,6 +24,8 @@ mod fork;
 mod handle;
 mod host;
 mod identity;
+mod image;
+mod inherit;
 mod io;
 mod lock;
 mod options;

@@ -115,6 +115,10 @@ functions! {
     execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int, -1;
     execvpe(file: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int, -1;
     fexecve(fd: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int, -1;
+    posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void,
+                argv: *const *const c_char, envp: *const *const c_char) -> c_int, libc::ENOSYS;
+    posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
+                 argv: *const *const c_char, envp: *const *const c_char) -> c_int, libc::ENOSYS;
     posix_spawn_file_actions_adddup2(actions: *mut c_void, from: c_int, to: c_int) -> c_int, libc::ENOSYS;
     fdopen(fd: c_int, mode: *const c_char) -> *mut FILE, core::ptr::null_mut();
     fclose(file: *mut FILE) -> c_int, -1;

@@ -218,6 +218,16 @@ pub fn ring(eventfd: c_int) {
     let _ = write(eventfd, &1u64.to_ne_bytes());
 }
 
+/// The inode number behind a descriptor.
+pub fn inode(fd: c_int) -> Result<u64> {
+    let mut found = core::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: fstat writes one stat record, which `found` has room for.
+    unsafe {
+        call(libc::SYS_fstat, [fd as usize, found.as_mut_ptr() as usize, 0, 0, 0, 0])?;
+        Ok(found.assume_init().st_ino)
+    }
+}
+
 /// Private anonymous memory, zeroed and lazily committed.
 pub fn map_private(length: usize) -> Result<*mut u8> {
     let arguments = [

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use persona_channel::layout::SOCKETS;
 
 use crate::attach::SESSIONS;
+use crate::inherit;
 
 /// Numbers the table covers; one beyond is never ours (the kernel's own default limit is the same).
 pub const DESCRIPTORS: usize = 1 << 20;
@@ -73,9 +74,15 @@ impl Entry {
 
 #[inline]
 pub fn get(fd: c_int) -> Entry {
-    match TABLE.get(fd as usize) {
-        Some(word) => Entry::decode(word.load(Ordering::Acquire)),
-        None => Entry::Foreign,
+    let Some(cell) = TABLE.get(fd as usize) else {
+        return Entry::Foreign;
+    };
+    match cell.load(Ordering::Acquire) {
+        0 => {
+            inherit::settle();
+            Entry::decode(cell.load(Ordering::Acquire))
+        }
+        word => Entry::decode(word),
     }
 }
 

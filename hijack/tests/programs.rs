@@ -141,6 +141,7 @@ cases!("family":
     closes_every_number,
     stdio_on_a_socket,
     exec_of_a_stranger,
+    exec_keeps_sockets,
     passed_over_a_socket,
     loopback_stays_on_the_host,
 );

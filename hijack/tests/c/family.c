@@ -251,6 +251,56 @@ static void exec_of_a_stranger(void) {
     reap(child);
 }
 
+/* Second half of exec_keeps_sockets: the new image, with connection 10 and listener 11. */
+static void carried(void) {
+    struct sockaddr_in sin;
+    socklen_t length = sizeof sin;
+    CHECK(getsockname(11, (struct sockaddr *)&sin, &length) == 0 && sin.sin_family == AF_INET);
+    int port = ntohs(sin.sin_port);
+    char buffer[16];
+    read_all(10, buffer, 6);
+    CHECK(memcmp(buffer, "unread", 6) == 0);
+    write_all(10, "answer", 6);
+    int fd = dial(port), other = accept(11, NULL, NULL);
+    CHECK(is_accelerated(fd) && is_accelerated(other));
+    write_all(fd, "new", 3);
+    read_all(other, buffer, 3);
+    CHECK(fcntl(12, F_GETFD) == -1);
+}
+
+static char *self;
+
+static void exec_keeps_sockets(void) {
+    int pair[2], port, server = listener(&port);
+    join_pair(pair);
+    write_all(pair[1], "unread", 6);
+    for (int drop = 0; drop < 2; drop++) {
+        pid_t child = fork();
+        if (child == 0) {
+            CHECK(dup2(pair[0], 10) == 10 && dup2(server, 11) == 11);
+            CHECK(dup3(pair[0], 12, O_CLOEXEC) == 12);
+            /* The second child drops its environment, as programs do that replace themselves. */
+            char *nothing[] = {NULL}, *arguments[] = {self, "carried", NULL};
+            if (drop)
+                execve(self, arguments, nothing);
+            else
+                execlp(self, self, "carried", NULL);
+            _exit(9);
+        }
+        char buffer[16];
+        read_all(pair[1], buffer, 6);
+        CHECK(memcmp(buffer, "answer", 6) == 0);
+        reap(child);
+        write_all(pair[1], "unread", 6);
+    }
+    /* An exec that fails changes nothing. */
+    int copy = fcntl(pair[0], F_DUPFD, 40);
+    FAILS(execl("/nonexistent", "nonexistent", NULL), ENOENT);
+    char buffer[16];
+    read_all(copy, buffer, 6);
+    CHECK(memcmp(buffer, "unread", 6) == 0);
+}
+
 static void passed_over_a_socket(void) {
     int pair[2], road[2];
     join_pair(pair);
@@ -371,11 +421,14 @@ int main(int argc, char **argv) {
                                         CASE(closes_every_number),
                                         CASE(stdio_on_a_socket),
                                         CASE(exec_of_a_stranger),
+                                        CASE(exec_keeps_sockets),
+                                        CASE(carried),
                                         CASE(passed_over_a_socket),
                                         CASE(loopback_stays_on_the_host),
                                         CASE(ruled_out),
                                         CASE(strict_with_engine),
                                         CASE(strict_without_engine),
                                         {0}};
+    self = argv[0];
     return run_case(tests, argc, argv);
 }
