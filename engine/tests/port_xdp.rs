@@ -239,3 +239,17 @@ fn our_rings_and_those_of_xsk_rs_understand_each_other() {
         });
     }
 }
+
+#[test]
+fn the_description_tells_what_was_chosen() {
+    for (mode, program) in [(Attach::Driver, "program in the driver"), (Attach::Generic, "generic program")] {
+        in_namespace(move || {
+            veth(1500, 1, true);
+            let (port, _program) = open::<XdpPort>(&Params::new("ours", 0), mode);
+            let text = port.describe();
+            assert!(text.starts_with("AF_XDP on ours queue 0: copying (zero-copy: "), "{text}");
+            assert!(text.contains(program), "{text}");
+            assert!(text.contains("single buffer"), "{text}");
+        });
+    }
+}

@@ -78,6 +78,57 @@ impl Interface {
     }
 }
 
+/// How the XDP program of an interface is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpAttachment {
+    None,
+    /// In the driver: frames are seen before they become socket buffers.
+    Driver,
+    /// After the driver, on socket buffers: works everywhere, and is slower.
+    Generic,
+    /// In the device, or several at once.
+    Other,
+}
+
+/// Asks rtnetlink (RTM_GETLINK, attribute IFLA_XDP). `None`: the kernel did not say.
+pub fn xdp_attachment(index: u32) -> Option<XdpAttachment> {
+    const IFINFO: usize = 32;
+    const IFLA_XDP_ATTACHED: u16 = 2;
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).ok()?;
+    let mut question = [0u8; IFINFO];
+    question[..4].copy_from_slice(&(IFINFO as u32).to_ne_bytes());
+    question[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
+    question[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    question[20..24].copy_from_slice(&index.to_ne_bytes());
+    rustix::net::send(&socket, &question, rustix::net::SendFlags::empty()).ok()?;
+    let mut answer = vec![0u8; 32 << 10];
+    let (len, _) = rustix::net::recv(&socket, &mut answer[..], rustix::net::RecvFlags::empty()).ok()?;
+    let message = answer.get(..len)?;
+    if message.get(4..6)? != libc::RTM_NEWLINK.to_ne_bytes() {
+        return None;
+    }
+    let xdp = attribute(message.get(IFINFO..)?, libc::IFLA_XDP)?;
+    Some(match attribute(xdp, IFLA_XDP_ATTACHED)?.first()? {
+        0 => XdpAttachment::None,
+        1 => XdpAttachment::Driver,
+        2 => XdpAttachment::Generic,
+        _ => XdpAttachment::Other,
+    })
+}
+
+/// The content of a netlink attribute.
+fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let len = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
+        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]) & !(libc::NLA_F_NESTED as u16);
+        if kind == wanted {
+            return rest.get(4..len);
+        }
+        // A length below that of its own header would not move on.
+        rest = rest.get(len.max(4).next_multiple_of(4)..)?;
+    }
+}
+
 fn request(name: &str) -> libc::ifreq {
     // SAFETY: all zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -116,6 +167,8 @@ mod tests {
         assert!(interface.mtu >= 1500);
         let error = Interface::ready("lo").unwrap_err();
         assert!(matches!(error, PortError::NotEthernet(..) | PortError::Down(_)), "{error}");
+        assert_eq!(xdp_attachment(interface.index), Some(XdpAttachment::None));
+        assert_eq!(xdp_attachment(u32::MAX >> 1), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub mod socket;
 pub mod umem;
 
 use super::error::PortError;
-use super::interface::Interface;
+use super::interface::{Interface, XdpAttachment, xdp_attachment};
 use super::merge::Treatment;
 use super::{Full, Port, PortCounters, TxFrame};
 use persona_stack::{Offload, RxFrame};
@@ -163,8 +163,14 @@ impl Port for XdpPort {
 
     fn describe(&self) -> String {
         let geometry = self.queues.geometry();
+        let program = match xdp_attachment(geometry.interface) {
+            Some(XdpAttachment::Driver) => "program in the driver",
+            Some(XdpAttachment::Generic) => "generic program",
+            Some(XdpAttachment::Other) => "program in the device",
+            Some(XdpAttachment::None) | None => "no program yet",
+        };
         format!(
-            "AF_XDP on {} queue {}: {}, {}+{} frames of {} bytes, {}, checksums by {}{}{}",
+            "AF_XDP on {} queue {}: {}, {program}, {}+{} frames of {} bytes, {}, checksums by {}{}{}",
             self.name,
             geometry.queue,
             self.zero_copy,
