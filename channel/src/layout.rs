@@ -100,7 +100,8 @@ pub struct StateLine {
     pub rcv_end: AtomicU64,
     /// Bytes of the send stream acknowledged by the peer; chunks below are the pool's again.
     pub snd_acked: AtomicU64,
-    /// The application rings (marks the socket dirty) once its read cursor reaches this offset.
+    /// The application rings (marks the socket dirty) once its read cursor passes this offset. The engine stores it by
+    /// [`set_update_at`](crate::receive::ReceiveWriter::set_update_at), which sees a cursor that had passed it before.
     pub window_update_at: AtomicU64,
     /// Offset of the byte after the urgent byte, 0 when there is none.
     pub urgent: AtomicU64,
@@ -254,9 +255,6 @@ pub mod op {
     pub const SEND_URGENT: u16 = 10;
     /// The slot was claimed and given up before BIND_ANCHOR, or the last descriptor known here was closed: look.
     pub const RELEASE: u16 = 11;
-    /// Rings the doorbell of a waitable, whose `sleeping` the pusher has swapped to 0: a thread has news for another that
-    /// sleeps on the same epoll set. args: waitable. No reply.
-    pub const WAKE: u16 = 12;
 }
 
 /// A single-producer ring of commands. A thread claims the lane by setting `owner` from 0 to its tid (for one push,

@@ -8,7 +8,8 @@
 //! **Several threads on one epoll set.** The doorbell is readable for all of them until its byte is taken. A thread takes
 //! it only after it has found no more news, and before it calls [`Waitable::leave`], which announces again for those who
 //! still sleep. Whoever lists news wakes a sleeper: the engine by writing the doorbell, a thread of the family (a
-//! level-triggered member that stays ready, news that did not fit its array) by [`op::WAKE`].
+//! level-triggered member that stays ready, news that did not fit its array) by making something else readable that the
+//! sleepers of that set look at.
 
 use crate::attention::take_lowest;
 use crate::layout::*;
@@ -75,7 +76,7 @@ impl SessionRef<'_> {
 
 impl Waitable {
     /// Lists a socket as ready: by the engine, and by the family for a level-triggered member that is still ready. True:
-    /// somebody sleeps; write the doorbell (engine) or send [`op::WAKE`] (family).
+    /// somebody sleeps; write the doorbell (engine) or wake one of them (family).
     #[must_use]
     pub fn list(&self, slot: Slot) -> bool {
         let word = slot.index() / 64;
@@ -112,7 +113,7 @@ impl Waitable {
     }
 
     /// The waiter blocks no longer (or found after [`enter`](Self::enter) that it need not), has taken the news it can
-    /// and, if there was no more, the doorbell's byte. True: it leaves news to others who sleep, send [`op::WAKE`].
+    /// and, if there was no more, the doorbell's byte. True: it leaves news to others who sleep, wake one.
     #[must_use]
     pub fn leave(&self) -> bool {
         // A count that a hostile relative set to 0 does not wrap.
@@ -183,7 +184,7 @@ impl News {
     }
 
     /// Lists again what this round has not come to. True: another thread, which sleeps, may have looked meanwhile and
-    /// found nothing; send [`op::WAKE`].
+    /// found nothing; wake one.
     #[must_use]
     pub fn put_back(self, waitable: &Waitable) -> bool {
         let mut summary = self.summary;

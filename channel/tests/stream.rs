@@ -6,7 +6,7 @@ mod common;
 use common::{Memory, Random};
 use persona_channel::copy::Sum;
 use persona_channel::layout::*;
-use persona_channel::memory::{SessionRef, SocketRef};
+use persona_channel::memory::{Parameters, SessionRef, SocketRef};
 use persona_channel::receive::ReceiveWriter;
 use persona_channel::send::{Piece, SendReader, WriteEnd};
 use persona_channel::stream::MAX_BUFFER;
@@ -157,4 +157,100 @@ fn received_bytes_arrive_once_and_in_order() {
         writer.release(&socket);
         assert_eq!(session.pool().free.count(), free, "every chunk came back");
     }
+}
+
+/// Relay: the engine writes to the send stream and reads from the receive stream itself.
+#[test]
+fn relay_moves_bytes_from_the_engines_side() {
+    let mut random = Random::new("relay_moves_bytes_from_the_engines_side");
+    let memory = Memory::new();
+    let session = memory.session();
+    let free = session.pool().free.count();
+    let socket = socket(session, 100_000);
+    let (mut send, mut receive) = (SendReader::new(), ReceiveWriter::new());
+    socket.send_writer().write(b"written before relay ");
+    send.poll_end(&socket);
+    let bytes = random.bytes(150_000);
+    let room = 100_000 - 21;
+    assert_eq!(send.append(&socket, &bytes), room, "the send buffer bounds it");
+    assert_eq!(send.append(&socket, &bytes[room..]), 0);
+    assert_eq!(gather(&send, &socket, 0, 21), b"written before relay ");
+    assert!(gather(&send, &socket, 21, room) == bytes[..room]);
+    assert_eq!(socket.cursor.snd_end.load(Ordering::Relaxed), 100_000);
+    send.acknowledge(&socket, 100_000);
+
+    assert_eq!(receive.store(&socket, 0, &bytes).len, bytes.len());
+    receive.publish(&socket, bytes.len() as u64);
+    let mut first = vec![0; 1000];
+    assert_eq!(socket.receive_reader().read(&mut first).len, 1000);
+    receive.poll_read(&socket);
+    let mut rest = vec![0; 200_000];
+    let taken = receive.take(&socket, &mut rest[..70_000]);
+    assert_eq!(taken, 70_000);
+    assert_eq!(receive.take(&socket, &mut rest[taken..]), 79_000);
+    assert!(first[..] == bytes[..1000] && rest[..149_000] == bytes[1000..]);
+    assert_eq!(receive.take(&socket, &mut rest), 0);
+    assert_eq!(socket.receive_reader().available(), 0);
+    assert_eq!(session.pool().free.count(), free, "idle streams hold no chunk");
+}
+
+/// A process dies after it has emptied a chunk's entry and before it published its cursor: the next reader goes on
+/// behind what the dead one had taken.
+#[test]
+fn a_reader_that_died_leaves_a_hole_that_the_next_one_skips() {
+    let memory = Memory::new();
+    let session = memory.session();
+    let socket = socket(session, 1);
+    let mut writer = ReceiveWriter::new();
+    let bytes = [vec![1; CHUNK_SIZE], vec![2; 100]].concat();
+    writer.store(&socket, 0, &bytes);
+    writer.publish(&socket, bytes.len() as u64);
+    socket.receive_chunks().empty_below(0, CHUNK_SIZE as u64);
+    let mut buffer = vec![0; 2 * CHUNK_SIZE];
+    assert_eq!(socket.receive_reader().read(&mut buffer).len, 100);
+    assert_eq!(buffer[..100], [2; 100]);
+    assert_eq!(writer.poll_read(&socket), bytes.len() as u64);
+}
+
+/// A process dies (or its copy faults) after it has taken chunks and before it published its end: the next write goes
+/// on in them.
+#[test]
+fn a_writer_that_died_leaves_its_chunks_to_the_next_one() {
+    let memory = Memory::new();
+    let session = memory.session();
+    let free = session.pool().free.count();
+    let socket = socket(session, 100_000);
+    let writer = socket.send_writer();
+    let mut reader = SendReader::new();
+    writer.write(b"abc");
+    for offset in [3, CHUNK_SIZE as u64, 2 * CHUNK_SIZE as u64] {
+        socket.send_chunks().hold(offset).expect("a free chunk");
+    }
+    assert_eq!(free - session.pool().free.count(), 3);
+    let bytes = vec![7; CHUNK_SIZE];
+    assert_eq!(writer.write(&bytes).len, bytes.len());
+    assert_eq!(free - session.pool().free.count(), 3, "no chunk was taken twice");
+    let end = reader.poll_end(&socket);
+    assert_eq!(gather(&reader, &socket, 0, end as usize), [b"abc".to_vec(), bytes].concat());
+    reader.release(&socket);
+    assert_eq!(session.pool().free.count(), free, "what lies beyond the end came back as well");
+}
+
+/// No chunk is left: writes and stores end early and nothing is lost.
+#[test]
+fn an_exhausted_pool_ends_a_write_and_shortens_a_store() {
+    let memory = Memory::with(&Parameters { chunks: 2, ..common::PARAMETERS });
+    let session = memory.session();
+    let socket = socket(session, 100_000);
+    let bytes = vec![7; 100_000];
+    let written = socket.send_writer().write(&bytes);
+    assert_eq!((written.len, written.end), (2 * CHUNK_SIZE, WriteEnd::NoChunk));
+    assert_eq!(socket.send_writer().write(&bytes).end, WriteEnd::NoChunk);
+    let mut receive = ReceiveWriter::new();
+    assert_eq!(receive.store(&socket, 0, &bytes).len, 0);
+    let mut send = SendReader::new();
+    send.poll_end(&socket);
+    send.acknowledge(&socket, CHUNK_SIZE as u64);
+    let stored = receive.store(&socket, 0, &bytes);
+    assert_eq!((stored.len, stored.sum), (CHUNK_SIZE, Sum::of(&bytes[..CHUNK_SIZE])));
 }

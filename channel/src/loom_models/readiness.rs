@@ -187,7 +187,7 @@ fn take_one(waitable: &Waitable, doorbell: &Pipe) -> u32 {
     }
 }
 
-/// As op::WAKE does.
+/// Sleepers look at one pipe here, the doorbell.
 fn wake_if(wake: bool, doorbell: &Pipe) {
     if wake {
         doorbell.write();
