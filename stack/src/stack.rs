@@ -3,7 +3,9 @@
 mod arena;
 mod commands;
 mod core;
+mod dispatch;
 mod inspect;
+mod work;
 
 use self::core::Core;
 pub use self::inspect::Usage;
