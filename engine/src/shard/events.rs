@@ -74,7 +74,8 @@ impl Shard<'_> {
         }
         // The engine wants to hear when the urgent byte was passed as well.
         let update_at = record.urgent.map_or(status.window_update_at, |end| end.min(status.window_update_at));
-        socket.state.window_update_at.store(update_at, Ordering::Release);
+        // The reader may have passed it before it was told: then nobody rings any more.
+        let has_passed = record.receive.set_update_at(&socket, update_at);
         if acked {
             output |= match &mut record.relay {
                 Some(relay) => {
@@ -108,7 +109,7 @@ impl Shard<'_> {
         if let Some((session, slot)) = parse(owner) {
             if relays {
                 self.pump(session, slot);
-            } else if established {
+            } else if established || has_passed {
                 self.look(session, slot);
             }
         }
