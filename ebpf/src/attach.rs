@@ -3,7 +3,7 @@
 //! XDP and tcx attachments are bpf_links: a descriptor, whose last copy takes the program away when it closes. Only
 //! kernels before 6.6 have no tcx; there a clsact filter stays behind its maker, and `persona_tc_alive` makes it inert.
 
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::netlink;
 use crate::object::{Object, Program};
 use crate::sys;
@@ -79,7 +79,7 @@ impl Object {
     /// `multi_buffer`: frames may span buffers (an MTU beyond a page less its headroom).
     pub fn attach_xdp(&mut self, interface: &str, multi_buffer: bool) -> Result<(Link, XdpMode), Error> {
         match self.attach_xdp_in(interface, multi_buffer, XdpMode::Driver) {
-            Err(Error::Attach { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Err(Error::Attach { cause, .. }) if cause.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 let link = self.attach_xdp_in(interface, multi_buffer, XdpMode::Generic)?;
                 Ok((link, XdpMode::Generic))
             }
@@ -89,7 +89,7 @@ impl Object {
 
     /// Attaches the XDP program in this mode or not at all.
     pub fn attach_xdp_in(&mut self, interface: &str, multi_buffer: bool, mode: XdpMode) -> Result<Link, Error> {
-        let queried = |source| Error::Query { interface: interface.into(), source };
+        let queried = |cause| Error::Query { interface: interface.into(), cause };
         let device = netlink::link(interface).map_err(queried)?;
         if let Some(owner) = device.xdp_program {
             return Err(Error::XdpOccupied { interface: interface.into(), owner: describe_program(owner) });
@@ -114,20 +114,20 @@ impl Object {
                     mtu: device.mtu,
                     frags: if multi_buffer { " and does not split frames into buffers" } else { "" },
                 },
-                _ => Error::Attach { interface: interface.into(), program: which.name(), source: error },
+                _ => Error::Attach { interface: interface.into(), program: which.name(), cause: error },
             }),
         }
     }
 
     /// Attaches the tc program to the ingress by a link; None where the kernel has no tcx (before 6.6).
     pub fn attach_tcx(&mut self, interface: &str) -> Result<Option<Link>, Error> {
-        let queried = |source| Error::Query { interface: interface.into(), source };
+        let queried = |cause| Error::Query { interface: interface.into(), cause };
         let device = netlink::link(interface).map_err(queried)?;
         let program = self.program(Program::Tc)?;
         match sys::link_create(program.as_fd(), device.index, BPF_TCX_INGRESS, BPF_F_BEFORE) {
             Ok(fd) => Ok(Some(Link(fd))),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
-            Err(source) => Err(Error::Attach { interface: interface.into(), program: Program::Tc.name(), source }),
+            Err(cause) => Err(Error::Attach { interface: interface.into(), program: Program::Tc.name(), cause }),
         }
     }
 
@@ -137,16 +137,16 @@ impl Object {
         // A kind of socket that the map takes and that nobody can send to. Its other end is closed again below.
         let (alive, _other) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
         let map = self.map_fd("alive")?;
-        sys::update(map.as_fd(), &0u32, &(alive.as_raw_fd() as u64), sys::ANY).map_err(|source| Error::Map {
+        sys::update(map.as_fd(), &0u32, &(alive.as_raw_fd() as u64), sys::ANY).map_err(|cause| Error::Map {
             action: "write",
             map: "alive",
-            source,
+            cause,
         })?;
 
         match tc::qdisc_add_clsact(interface) {
             Ok(()) => {}
             Err(error) if os_error(&error) == Some(libc::EEXIST) => {}
-            Err(error) => return Err(failed(error_chain(&error))),
+            Err(error) => return Err(failed(chain(&error))),
         }
         self.program(Program::TcAlive)?;
         let name = Program::TcAlive.name();
@@ -157,10 +157,10 @@ impl Object {
         let link = program
             .attach_with_options(interface, TcAttachType::Ingress, options)
             .and_then(|id| program.take_link(id))
-            .map_err(|error| failed(error_chain(&error)))?;
+            .map_err(|error| failed(chain(&error)))?;
         let filter = ClsactFilter {
-            priority: link.priority().map_err(|error| failed(error_chain(&error)))?,
-            handle: link.handle().map_err(|error| failed(error_chain(&error)))?.into(),
+            priority: link.priority().map_err(|error| failed(chain(&error)))?,
+            handle: link.handle().map_err(|error| failed(chain(&error)))?.into(),
             alive: alive.into(),
         };
         // Dropping aya's link would detach it; from now on the priority and handle name it.
@@ -175,7 +175,7 @@ pub fn detach_clsact(interface: &str, priority: u16, handle: u32) -> Result<(), 
     let handle = TcHandle::from(handle);
     let link = SchedClassifierLink::attached(interface, TcAttachType::Ingress, priority, handle, None)
         .map_err(|error| failed(error.to_string()))?;
-    aya::programs::links::Link::detach(link).map_err(|error| failed(error_chain(&error)))
+    aya::programs::links::Link::detach(link).map_err(|error| failed(chain(&error)))
 }
 
 /// Sets the socket filter (a descriptor of [`Program::Socket`]) on a packet socket. Frames that arrived before stay in
@@ -186,7 +186,7 @@ pub fn attach_socket_filter(program: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> 
 
 /// The XDP program that is attached to the interface, in words.
 pub fn xdp_owner(interface: &str) -> Result<Option<String>, Error> {
-    let device = netlink::link(interface).map_err(|source| Error::Query { interface: interface.into(), source })?;
+    let device = netlink::link(interface).map_err(|cause| Error::Query { interface: interface.into(), cause })?;
     Ok(device.xdp_program.map(describe_program))
 }
 
@@ -211,17 +211,4 @@ fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
-}
-
-fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let more = source.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = source.source();
-    }
-    text
 }

@@ -1,20 +1,22 @@
-//! What can go wrong between us and the kernel's BPF subsystem; each variant is one sentence for the user.
+//! What can go wrong between us and the kernel's BPF subsystem; each variant is one sentence for the user, cause included
+//! (it is no `source`, so that a chain of contexts does not say it twice).
 
 use std::io;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "cannot load the eBPF object: {0}; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or root) and Linux 6.1 or later"
+        "cannot load the eBPF object: {reason}; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or root) and Linux \
+         6.1 or later"
     )]
-    Load(#[from] aya::EbpfError),
+    Load { reason: String },
 
     /// `log` is the verifier's, if it came so far.
     #[error(
-        "the kernel refuses the eBPF program {program}: {source}; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or \
+        "the kernel refuses the eBPF program {program}: {cause}; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or \
          root) and Linux 6.1 or later"
     )]
-    Program { program: &'static str, source: io::Error, log: String },
+    Program { program: &'static str, cause: io::Error, log: String },
 
     #[error("this build's eBPF object has no {what} named {name}: rebuild persona")]
     Missing { what: &'static str, name: &'static str },
@@ -31,8 +33,8 @@ pub enum Error {
     )]
     XdpMtu { interface: String, mtu: u32, frags: &'static str },
 
-    #[error("cannot attach the {program} program to interface {interface}: {source}")]
-    Attach { interface: String, program: &'static str, source: io::Error },
+    #[error("cannot attach the {program} program to interface {interface}: {cause}")]
+    Attach { interface: String, program: &'static str, cause: io::Error },
 
     #[error("cannot attach the tc program to interface {interface} by clsact: {reason}")]
     Clsact { interface: String, reason: String },
@@ -45,12 +47,32 @@ pub enum Error {
     )]
     Full { kind: &'static str, map: &'static str, max: u32 },
 
-    #[error("cannot {action} the eBPF map {map}: {source}")]
-    Map { action: &'static str, map: &'static str, source: io::Error },
+    #[error("cannot {action} the eBPF map {map}: {cause}")]
+    Map { action: &'static str, map: &'static str, cause: io::Error },
 
     #[error("descriptor for the eBPF map {map} is none of this build's maps: {reason}")]
     ForeignMap { map: &'static str, reason: String },
 
-    #[error("cannot ask the kernel about interface {interface}: {source}")]
-    Query { interface: String, source: io::Error },
+    #[error("cannot ask the kernel about interface {interface}: {cause}")]
+    Query { interface: String, cause: io::Error },
+}
+
+impl From<aya::EbpfError> for Error {
+    fn from(error: aya::EbpfError) -> Self {
+        Self::Load { reason: chain(&error) }
+    }
+}
+
+/// An error with its sources in one line, none twice.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
 }

@@ -111,7 +111,7 @@ impl Maps {
     pub fn insert_flow(&self, key: FlowKey, shard: u32) -> Result<(), Error> {
         let value = FlowValue { shard, reserved: 0, hits: 0 };
         sys::update(self.fds.flows.as_fd(), &key, &value, sys::ANY)
-            .map_err(|source| refused("flow", "flows", self.flows_max, source))
+            .map_err(|cause| refused("flow", "flows", self.flows_max, cause))
     }
 
     /// Returns whether it was there.
@@ -133,7 +133,7 @@ impl Maps {
     /// Diverts what comes to an address and port. A listener that is there keeps its hits.
     pub fn insert_listener(&self, key: ListenerKey) -> Result<(), Error> {
         insert_new(self.fds.listeners.as_fd(), &key, &ListenerValue { hits: 0 })
-            .map_err(|source| refused("listener", "listeners", self.listeners_max, source))
+            .map_err(|cause| refused("listener", "listeners", self.listeners_max, cause))
     }
 
     /// Returns whether it was there.
@@ -155,7 +155,7 @@ impl Maps {
     pub fn insert_address(&self, address: IpAddr, mode: AddressMode) -> Result<(), Error> {
         let value = AddressValue { mode: mode.code(), reserved: 0, hits: 0 };
         sys::update(self.fds.addresses.as_fd(), &AddressKey::from(address), &value, sys::ANY)
-            .map_err(|source| refused("address", "addresses", self.addresses_max, source))
+            .map_err(|cause| refused("address", "addresses", self.addresses_max, cause))
     }
 
     /// Returns whether it was there.
@@ -177,7 +177,7 @@ impl Maps {
     /// receive ring before. The entry vanishes when the socket does.
     pub fn set_xsk(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
         sys::update(self.fds.xsks.as_fd(), &queue, &(socket.as_raw_fd() as u32), sys::ANY)
-            .map_err(|source| refused("queue's socket", "xsks", self.queues_max, source))
+            .map_err(|cause| refused("queue's socket", "xsks", self.queues_max, cause))
     }
 
     pub fn unset_xsk(&self, queue: u32) -> Result<(), Error> {
@@ -192,10 +192,10 @@ impl Maps {
             Hold::Pass => 1,
             Hold::Until(deadline) => u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX).max(2),
         };
-        sys::update(self.fds.hold_until.as_fd(), &0u32, &until, sys::ANY).map_err(|source| Error::Map {
+        sys::update(self.fds.hold_until.as_fd(), &0u32, &until, sys::ANY).map_err(|cause| Error::Map {
             action: "write",
             map: "hold_until",
-            source,
+            cause,
         })
     }
 
@@ -208,10 +208,10 @@ impl Maps {
 
     pub fn hold(&self) -> Result<Hold, Error> {
         let mut until = 0u64;
-        sys::lookup(self.fds.hold_until.as_fd(), &0u32, &mut until).map_err(|source| Error::Map {
+        sys::lookup(self.fds.hold_until.as_fd(), &0u32, &mut until).map_err(|cause| Error::Map {
             action: "read",
             map: "hold_until",
-            source,
+            cause,
         })?;
         Ok(match until {
             0 => Hold::Run,
@@ -221,8 +221,8 @@ impl Maps {
     }
 
     pub fn counters(&self) -> Result<Counters, Error> {
-        let failed = |source| Error::Map { action: "read", map: "counters", source };
-        let cpus = aya::util::nr_cpus().map_err(|(_, source)| failed(source))?;
+        let failed = |cause| Error::Map { action: "read", map: "counters", cause };
+        let cpus = aya::util::nr_cpus().map_err(|(_, cause)| failed(cause))?;
         let mut per_cpu = vec![0u64; cpus];
         let mut sums = [0; Reason::ALL.len()];
         for reason in Reason::ALL {
@@ -249,10 +249,10 @@ fn check<K, V>(map: &'static str, fd: &OwnedFd) -> Result<u32, Error> {
     Ok(shape.max_entries)
 }
 
-fn refused(kind: &'static str, map: &'static str, max: u32, source: io::Error) -> Error {
-    match source.raw_os_error() {
+fn refused(kind: &'static str, map: &'static str, max: u32, cause: io::Error) -> Error {
+    match cause.raw_os_error() {
         Some(libc::E2BIG | libc::ENOMEM) => Error::Full { kind, map, max },
-        _ => Error::Map { action: "write", map, source },
+        _ => Error::Map { action: "write", map, cause },
     }
 }
 
@@ -271,7 +271,7 @@ fn remove<K: IntoBytes + Immutable>(map: &'static str, fd: BorrowedFd<'_>, key: 
     match sys::delete(fd, key) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(source) => Err(Error::Map { action: "delete from", map, source }),
+        Err(cause) => Err(Error::Map { action: "delete from", map, cause }),
     }
 }
 
@@ -280,7 +280,7 @@ where
     K: FromBytes + IntoBytes + Immutable + Copy + Eq + Hash,
     V: FromBytes + FromZeros,
 {
-    let failed = |source| Error::Map { action: "read", map, source };
+    let failed = |cause| Error::Map { action: "read", map, cause };
     // The kernel starts again at the first key when the previous one is gone: nothing may be listed twice, and a map
     // that others empty as we walk must not keep us.
     let steps = 2 * sys::map_shape(fd).map_err(failed)?.max_entries as usize;
@@ -297,7 +297,7 @@ where
         match sys::lookup(fd, &key, &mut value) {
             Ok(()) => entries.push(entry(key, value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(source) => return Err(failed(source)),
+            Err(cause) => return Err(failed(cause)),
         }
     }
     Ok(entries)

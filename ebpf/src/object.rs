@@ -135,7 +135,7 @@ impl Object {
             ) => data,
             _ => return Err(missing),
         };
-        data.fd().as_fd().try_clone_to_owned().map_err(|source| Error::Map { action: "keep", map: name, source })
+        data.fd().as_fd().try_clone_to_owned().map_err(|cause| Error::Map { action: "keep", map: name, cause })
     }
 }
 
@@ -153,10 +153,10 @@ fn is_interrupted(error: &ProgramError) -> bool {
 }
 
 fn refused(program: &'static str, error: ProgramError) -> Error {
-    let (source, log) = match error {
+    let (cause, log) = match error {
         ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
-        ProgramError::IOError(source) => (source, String::new()),
+        ProgramError::IOError(cause) => (cause, String::new()),
         other => (io::Error::other(other), String::new()),
     };
-    Error::Program { program, source, log }
+    Error::Program { program, cause, log }
 }

@@ -47,7 +47,9 @@ fn the_maps_work_without_any_privilege() {
     let maps = bench.maps;
     std::thread::spawn(move || {
         become_nobody();
-        assert!(Object::load(&sizes()).is_err(), "still privileged");
+        let refused = Object::load(&sizes()).unwrap_err().to_string();
+        assert!(refused.contains("Operation not permitted") && refused.contains("CAP_BPF"), "{refused}");
+        assert_eq!(refused.lines().count(), 1);
         maps.insert_flow(flow4(), 3).unwrap();
         maps.insert_listener(listener(US4, 80)).unwrap();
         maps.insert_address(US6.into(), AddressMode::Shared).unwrap();

@@ -133,7 +133,7 @@ fn for_all(ledger: &Ledger, act: impl Fn(&Maps) -> Result<(), Error>) -> Result<
             unsafe { BorrowedFd::borrow_raw(entry.fd) }.try_clone_to_owned()
         });
         let copied =
-            copies.map_err(|source| Error::Map { action: "keep", map: "hold_until", source }).and_then(Maps::from_fds);
+            copies.map_err(|cause| Error::Map { action: "keep", map: "hold_until", cause }).and_then(Maps::from_fds);
         let acted = copied.and_then(|maps| act(&maps));
         outcome = outcome.and(acted);
     }

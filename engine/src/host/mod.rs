@@ -24,7 +24,8 @@ pub use tables::{HostAddress, HostNeighbour, HostRoute};
 
 use std::io;
 
-/// What the host refuses; each variant is one sentence for the user.
+/// What the host refuses; each variant is one sentence for the user, cause included (it is no `source`, so that a chain
+/// of contexts does not say it twice).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("interface {name} does not exist{hint}")]
@@ -36,20 +37,20 @@ pub enum Error {
     #[error("interface {name} is no Ethernet interface: its frames have no Ethernet header")]
     NotEthernet { name: String },
 
-    #[error("cannot {action}: {source}")]
-    Netlink { action: String, source: io::Error },
+    #[error("cannot {action}: {cause}")]
+    Netlink { action: String, cause: io::Error },
 
     #[error(
         "port {port} of {address} is in use by the host{owner}: stop the program that has it or choose another port"
     )]
     PortInUse { address: std::net::IpAddr, port: u16, owner: String },
 
-    #[error("cannot keep port {port} of {address} from the host: {source}")]
-    Reserve { address: std::net::IpAddr, port: u16, source: io::Error },
+    #[error("cannot keep port {port} of {address} from the host: {cause}")]
+    Reserve { address: std::net::IpAddr, port: u16, cause: io::Error },
 }
 
 impl Error {
     fn netlink(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Netlink { action: action.into(), source }
+        move |cause| Self::Netlink { action: action.into(), cause }
     }
 }

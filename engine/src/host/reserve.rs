@@ -23,7 +23,7 @@ pub fn reserve(local: SocketAddr) -> Result<Reservation, Error> {
         io::ErrorKind::AddrInUse => {
             Error::PortInUse { address: local.ip(), port: local.port(), owner: owner(local.port()) }
         }
-        _ => Error::Reserve { address: local.ip(), port: local.port(), source },
+        _ => Error::Reserve { address: local.ip(), port: local.port(), cause: source },
     })
 }
 

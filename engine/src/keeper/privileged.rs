@@ -24,7 +24,7 @@ fn reserve(local: SocketAddr) -> io::Result<Answer> {
             tracing::warn!("{error}");
             io::Error::from_raw_os_error(libc::EADDRINUSE)
         }
-        host::Error::Reserve { source, .. } => source,
+        host::Error::Reserve { cause, .. } => cause,
         other => io::Error::other(other),
     })?;
     let bound = reservation.local();
