@@ -126,7 +126,14 @@ impl Conn<'_, '_> {
         if self.tcb.settings.user_timeout_ms > 0 {
             return self.user_timeout_passed(stalled);
         }
-        stalled >= GIVE_UP || (self.tcb.has(flag::ORPHAN) && self.tcb.retries >= ORPHAN_RETRIES)
+        if !self.tcb.has(flag::ORPHAN) {
+            return stalled >= GIVE_UP;
+        }
+        if self.tcb.in_flight() > 0 {
+            return self.tcb.retries >= ORPHAN_RETRIES;
+        }
+        // A closed window: even a peer that answers is not waited for longer than the backoff takes to its maximum.
+        rtt::backed_off(self.tcb.rto, self.tcb.retries) >= u64::from(rtt::MAX_RTO)
     }
 
     fn user_timeout_passed(&self, stalled: u64) -> bool {

@@ -141,10 +141,18 @@ fn addr(packet: &[u8], at: usize) -> Ipv4Addr {
 
 /// Memory for a stack, for the rest of the test run.
 pub(super) fn memory(config: &Config) -> &'static mut [u8] {
-    let len = config.memory_size();
-    let block: &'static mut [u8] = Box::leak(vec![0xa5u8; len + 64].into_boxed_slice());
+    aligned(Box::leak(dirty(config).into_boxed_slice()), config)
+}
+
+/// Bytes enough for a stack wherever they begin, none of them zero.
+pub(super) fn dirty(config: &Config) -> Vec<u8> {
+    vec![0xa5; config.memory_size() + 64]
+}
+
+/// The part of [`dirty`] memory that a stack can lie in.
+pub(super) fn aligned<'m>(block: &'m mut [u8], config: &Config) -> &'m mut [u8] {
     let skip = block.as_ptr().align_offset(64);
-    &mut block[skip..skip + len]
+    &mut block[skip..skip + config.memory_size()]
 }
 
 pub(super) fn interface(mtu: u16, max_segment: u32) -> InterfaceConfig {
@@ -158,7 +166,17 @@ pub(super) fn interface(mtu: u16, max_segment: u32) -> InterfaceConfig {
 }
 
 pub(super) fn stack(config: &Config, address: Ipv4Addr, mtu: u16, max_segment: u32) -> Stack<'static> {
-    let mut stack = Stack::format(memory(config), config, Instant::from_micros(1_000_000)).unwrap();
+    stack_in(memory(config), config, address, mtu, max_segment)
+}
+
+pub(super) fn stack_in<'m>(
+    memory: &'m mut [u8],
+    config: &Config,
+    address: Ipv4Addr,
+    mtu: u16,
+    max_segment: u32,
+) -> Stack<'m> {
+    let mut stack = Stack::format(memory, config, Instant::from_micros(1_000_000)).unwrap();
     stack.add_interface(&interface(mtu, max_segment)).unwrap();
     stack.add_address(PORT, address.into(), 24).unwrap();
     stack

@@ -5,6 +5,7 @@ mod bench;
 mod close;
 mod cookies;
 mod handshake;
+mod hostile;
 mod icmp;
 mod receive;
 mod recovery;
