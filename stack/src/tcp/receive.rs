@@ -2,6 +2,7 @@
 //! urgent pointer, and when to acknowledge.
 
 use super::block::{NEVER, Tcb, change, flag, setting};
+use super::handshake::announced_mss;
 use super::ranges::Inserted;
 use super::segment::{Arrival, Bytes};
 use super::state::State;
@@ -239,7 +240,9 @@ impl Conn<'_, '_> {
     }
 
     fn estimate_rcv_mss(&mut self, arrival: &Arrival<'_>) {
-        let size = arrival.wire_size().min(usize::from(u16::MAX)) as u16;
+        // Not beyond what we announced: a frame that somebody merged without saying so is no large segment.
+        let most = announced_mss(self.tcb.pmtu, self.tcb.settings.max_segment);
+        let size = arrival.wire_size().min(usize::from(most)) as u16;
         if size > self.tcb.rcv_mss {
             self.tcb.rcv_mss = size;
         } else if self.tcb.rcv_mss == 0 {

@@ -236,6 +236,21 @@ fn a_train_in_pieces_counts_its_segments() {
 }
 
 #[test]
+fn a_train_that_does_not_say_so_is_not_taken_for_a_segment() {
+    let mut script = Script::accepted(plain(), &SocketOptions::default());
+    let mut offset = 0;
+    for _ in 0..20 {
+        let packet = script.packet(A, 1 + offset, 1, TcpOptions::default(), 0, &data(offset, 20_000));
+        script.deliver(&packet);
+        offset += 20_000;
+        assert_eq!(script.next().ack, 1 + offset);
+        script.read_to(u64::from(offset));
+        while script.try_next().is_some() {}
+    }
+    assert_eq!(script.info().rcv_mss, 1460);
+}
+
+#[test]
 fn every_second_segment_is_acknowledged_and_a_lone_one_after_forty_milliseconds() {
     let mut script = Script::accepted(plain(), &SocketOptions::default());
     // Quickack mode at the beginning.
