@@ -258,6 +258,12 @@ impl Bitmap<'_> {
         None
     }
 
+    /// Claims this very bit; false if it is taken.
+    pub fn claim_one(self, index: u32) -> bool {
+        let bit = 1 << (index % 64);
+        self.words.get(index as usize / 64).is_some_and(|word| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+    }
+
     /// Gives a bit back; nothing happens when it is free or does not exist.
     pub fn free(self, index: u32) {
         if let Some(word) = self.words.get(index as usize / 64) {

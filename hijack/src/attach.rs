@@ -9,8 +9,8 @@ use core::mem::{MaybeUninit, size_of};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use persona_channel::attach::{ANCHOR_BATCH, Answer, Grant, Hello, LARGEST_MESSAGE, Request, Welcome, reason};
-use persona_channel::layout::{SHARDS, WAITABLES};
-use persona_channel::memory::{SESSION_SIZE, SessionRef};
+use persona_channel::layout::{EPOLL_SETS, SHARDS, WAITABLES};
+use persona_channel::memory::{SESSION_SIZE, SessionRef, WaitableId};
 
 use zerocopy::IntoBytes;
 
@@ -37,6 +37,8 @@ pub struct View {
     connection: AtomicI32,
     eventfds: [AtomicI32; SHARDS],
     pub(crate) doorbells: [AtomicI32; WAITABLES],
+    /// How many of them are known that serve blocked calls.
+    bells: AtomicU32,
     /// Anchors nobody has yet: descriptor plus one in the high half, anchor id in the low.
     pub(crate) pool: [AtomicU64; POOL],
 }
@@ -71,6 +73,7 @@ impl View {
             connection: AtomicI32::new(0),
             eventfds: [const { AtomicI32::new(0) }; SHARDS],
             doorbells: [const { AtomicI32::new(0) }; WAITABLES],
+            bells: AtomicU32::new(0),
             pool: [const { AtomicU64::new(0) }; POOL],
         }
     }
@@ -80,6 +83,15 @@ impl View {
         // SAFETY: set from a successful mapping of the whole session (or null) and never unmapped: a thread may still
         // be inside a call on one of its sockets.
         unsafe { SessionRef::from_raw(self.memory.load(Ordering::Acquire)) }
+    }
+
+    /// Waitables of blocked calls whose doorbell this process has.
+    pub fn known_doorbells(&self) -> impl Iterator<Item = WaitableId> {
+        let known = self.bells.load(Ordering::Acquire) as usize;
+        WaitableId::all()
+            .skip(EPOLL_SETS)
+            .filter(|id| self.doorbells[id.index()].load(Ordering::Acquire) > 0)
+            .take(known)
     }
 
     fn is_used(&self) -> bool {
@@ -223,12 +235,18 @@ pub fn in_child() {
     let _ = identity::mark();
 }
 
-/// Makes the child's own connection while it still may: it could be about to change user or enter a sandbox.
+/// Makes the child's own connection, and has a doorbell in hand, while it still may: it could be about to change user or
+/// enter a sandbox.
 pub fn reconnect() {
-    let Some(_guard) = SETUP.lock() else { return };
-    for view in &VIEWS {
-        if view.is_used() && !view.is_dead() && table::session_is_held(view.index()) {
+    for view in VIEWS.iter().filter(|view| view.is_used()) {
+        if view.is_dead() || !table::session_is_held(view.index()) {
+            continue;
+        }
+        if let Some(_guard) = SETUP.lock() {
             let _ = view.connection();
+        }
+        if let Ok(seat) = crate::wait::Seat::take(view) {
+            seat.leave();
         }
     }
 }
@@ -259,6 +277,9 @@ pub fn fetch_doorbell(view: &View, waitable: u32) -> Result<c_int, Trouble> {
     let fd =
         *descriptors.as_slice().first().ok_or(Trouble { reason: reason::NO_MEMORY, errno: Errno(libc::EMFILE) })?;
     cell.store(fd + 1, Ordering::Release);
+    if waitable as usize >= EPOLL_SETS {
+        view.bells.fetch_add(1, Ordering::AcqRel);
+    }
     Ok(fd)
 }
 
@@ -325,6 +346,7 @@ fn attach(family: Option<(u64, [u64; 2])>) -> Result<&'static View, Trouble> {
             place::drop(fd - 1);
         }
     }
+    view.bells.store(0, Ordering::Release);
     let _ = sys::close(fds[0]);
     for (cell, fd) in view.eventfds.iter().zip(&fds[1..]) {
         let old = cell.swap(place::keep(*fd) + 1, Ordering::AcqRel);

@@ -235,34 +235,36 @@ unsafe extern "C-unwind" fn with_kernel(
     } else {
         &mut stack[..needed]
     };
+    // Only what there is to wait for: the kernel refuses more records than a process may have descriptors.
     let mut kernels = 0;
-    for (to, from) in copy.iter_mut().zip(fds.iter()) {
-        let ours = Handle::unrelayed(from.fd).is_some();
-        *to = pollfd { fd: if ours { -1 } else { from.fd }, events: from.events, revents: 0 };
-        kernels += usize::from(!ours);
+    for entry in fds.iter().filter(|entry| entry.fd >= 0 && Handle::unrelayed(entry.fd).is_none()) {
+        copy[kernels] = pollfd { fd: entry.fd, events: entry.events, revents: 0 };
+        kernels += 1;
     }
-    for (to, seat) in copy[fds.len()..].iter_mut().zip(seats) {
-        *to = pollfd { fd: seat.as_ref().map_or(-1, Seat::doorbell), events: libc::POLLIN, revents: 0 };
+    let mut used = kernels;
+    for seat in seats.iter().flatten() {
+        copy[used] = pollfd { fd: seat.doorbell(), events: libc::POLLIN, revents: 0 };
+        used += 1;
     }
-    let outcome = match (kernels, left) {
+    let outcome = match (used, left) {
         (0, Some(0)) => Ok(0),
         // SAFETY: the records are ours; the caller vouches for the mask.
-        _ => unsafe { sleep(copy, left, mask) },
+        _ => unsafe { sleep(&mut copy[..used], left, mask) },
     };
     let mut ready = 0;
     if outcome.is_ok() {
-        for (from, to) in copy.iter().zip(fds.iter_mut()) {
-            if from.fd >= 0 {
-                to.revents = from.revents;
-                ready += usize::from(from.revents != 0);
-            } else if to.fd < 0 {
-                to.revents = 0;
+        let (found, bells) = copy[..used].split_at(kernels);
+        let mut found = found.iter().peekable();
+        for entry in fds.iter_mut() {
+            if let Some(kernel) = found.next_if(|kernel| kernel.fd == entry.fd) {
+                entry.revents = kernel.revents;
+                ready += usize::from(kernel.revents != 0);
+            } else if entry.fd < 0 {
+                entry.revents = 0;
             }
         }
-        for (bell, seat) in copy[fds.len()..].iter().zip(seats) {
-            if bell.revents != 0
-                && let Some(seat) = seat
-            {
+        for (bell, seat) in bells.iter().zip(seats.iter().flatten()) {
+            if bell.revents != 0 {
                 seat.drain();
             }
         }

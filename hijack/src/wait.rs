@@ -2,7 +2,7 @@
 //! sleeps, looks once more and then sleeps in a real system call on the doorbell.
 //!
 //! The kernel thereby gives EINTR, SA_RESTART, timeouts and cancellation the meaning they have for a socket: without a
-//! timeout the sleep is a recv(), which a handler with SA_RESTART does not end; with one it is a ppoll(), which every
+//! timeout the sleep is a read(), which a handler with SA_RESTART does not end; with one it is a ppoll(), which every
 //! handler ends, as signal(7) says of sockets with SO_RCVTIMEO. The functions on the way into that call have the
 //! C-unwind ABI and keep nothing that needs dropping, so that a cancelled thread unwinds through them; the seat it leaves
 //! is taken over once its thread is gone.
@@ -36,7 +36,13 @@ impl Seat {
         let full = Trouble { reason: persona_channel::attach::reason::NO_MEMORY, errno: Errno(libc::ENOBUFS) };
         let session = view.session().ok_or(full)?;
         let me = identity::tid();
-        let id = session.claim_waitable(me).or_else(|| {
+        let known = view.known_doorbells().find(|id| session.free_waitables().claim_one(id.get()));
+        if let Some(id) = known {
+            // Where the bell hangs already nothing has to be asked: a child in a sandbox could not.
+            session.waitable(id).clear();
+            session.waitable(id).owner.store(me, Ordering::Release);
+        }
+        let id = known.or_else(|| session.claim_waitable(me)).or_else(|| {
             recover(session);
             session.claim_waitable(me)
         });
@@ -71,7 +77,8 @@ impl Seat {
 
     /// Takes the doorbell's bytes after somebody else's poll found it readable. End of file: nobody rings any more.
     pub fn drain(&self) {
-        if sys::drain(self.doorbell) == Ok(0) {
+        // Nobody else reads this doorbell, so the byte is still there.
+        if sys::read(self.doorbell) == Ok(0) {
             self.view.lose();
         }
     }
@@ -185,7 +192,7 @@ extern "C-unwind" fn sleep(seat: &Seat, deadline: Option<u64>) -> Result<()> {
         None => {
             let mut bytes = [0u8; 64];
             // SAFETY: the buffer is as long as said.
-            let received = unsafe { real::recv(seat.doorbell, bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+            let received = unsafe { real::read(seat.doorbell, bytes.as_mut_ptr().cast(), bytes.len()) };
             match received {
                 0 => seat.view.lose(),
                 -1 => return Err(Errno(sys::errno())),

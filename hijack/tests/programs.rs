@@ -138,6 +138,7 @@ cases!("family":
     accept_in_two_children,
     close_in_the_parent_only,
     fork_with_epoll,
+    child_in_a_sandbox,
     closes_every_number,
     stdio_on_a_socket,
     exec_of_a_stranger,

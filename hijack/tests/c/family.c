@@ -1,6 +1,12 @@
 /* Several processes: fork, exec, strangers, and what stays on the host. */
 #include "check.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
 static void echo_until_the_end(int fd) {
     char buffer[256];
     ssize_t got;
@@ -169,6 +175,52 @@ static void fork_with_epoll(void) {
     write_all(pair[0], "z", 1);
     CHECK(close(done[1]) == 0);
     CHECK(read(done[0], &(char){0}, 1) == 1);
+}
+
+/* Leaves the calling process little more than what it has open, as sshd does to its child before authentication. */
+static void enter_sandbox(void) {
+    struct sock_filter rules[64];
+    unsigned short count = 0;
+    static const int allowed[] = {SYS_read,   SYS_write,  SYS_close,         SYS_poll,  SYS_ppoll, SYS_exit,
+                                  SYS_getpid, SYS_gettid, SYS_clock_gettime, SYS_futex, SYS_exit_group};
+    rules[count++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++) {
+        rules[count++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1);
+        rules[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    }
+    rules[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    struct sock_fprog program = {count, rules};
+    struct rlimit nothing = {1, 1};
+    CHECK(setrlimit(RLIMIT_NOFILE, &nothing) == 0);
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+static void child_in_a_sandbox(void) {
+    int pair[2];
+    join_pair(pair);
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK(close(pair[0]) == 0);
+        enter_sandbox();
+        struct pollfd entry = {pair[1], POLLIN, 0};
+        char buffer[16];
+        for (int i = 0; i < 3; i++) {
+            CHECK(poll(&entry, 1, -1) == 1);
+            ssize_t got = read(pair[1], buffer, sizeof buffer);
+            CHECK(got > 0);
+            write_all(pair[1], buffer, got);
+        }
+        CHECK(read(pair[1], buffer, sizeof buffer) == 0);
+        _exit(0);
+    }
+    CHECK(close(pair[1]) == 0);
+    for (int i = 0; i < 3; i++) {
+        nap(30);
+        ask(pair[0], "question");
+    }
+    CHECK(shutdown(pair[0], SHUT_WR) == 0);
+    reap(child);
 }
 
 static void closes_every_number(void) {
@@ -418,6 +470,7 @@ int main(int argc, char **argv) {
                                         CASE(accept_in_two_children),
                                         CASE(close_in_the_parent_only),
                                         CASE(fork_with_epoll),
+                                        CASE(child_in_a_sandbox),
                                         CASE(closes_every_number),
                                         CASE(stdio_on_a_socket),
                                         CASE(exec_of_a_stranger),
