@@ -92,6 +92,8 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
         false => None,
     };
     privileges::drop_to(Identity { uid: config.user.uid, gid: config.user.gid })?;
+    // The kernel forgot it with the change of user.
+    crate::keeper::die_with_keeper().context("cannot tie the engine to its keeper")?;
     steering.run()?;
 
     let result = std::thread::scope(|scope| {

@@ -160,7 +160,7 @@ fn every_command_has_help() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    for expected in ["up", "down", "run", "check", "sockets", "stats", "filter", "capture"] {
+    for expected in ["up", "down", "run", "check", "sockets", "stats", "filter", "capture", "doctor"] {
         assert!(commands.contains(&expected), "{expected} is missing in {commands:?}");
     }
     for command in commands.into_iter().filter(|command| *command != "help") {
@@ -203,4 +203,24 @@ fn the_service_runs_a_command_that_exists_and_passes_systemd_s_own_check() {
     let words = String::from_utf8_lossy(&output.stderr);
     let about_us: Vec<&str> = words.lines().filter(|line| line.contains("persona@")).collect();
     assert!(output.status.success() && about_us.is_empty(), "{words}");
+}
+
+#[test]
+fn doctor_reports_on_the_host_and_on_interfaces() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, out, _) = run(&mut persona(dir.path(), &["doctor", "--json", "lo"]));
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let about: Vec<&str> = report.as_array().unwrap().iter().map(|part| part["about"].as_str().unwrap()).collect();
+    assert_eq!(about, ["host", "lo"]);
+    let findings = report[0]["findings"].as_array().unwrap();
+    let library = findings.iter().find(|finding| finding["subject"] == "library").expect("the library is looked for");
+    assert_eq!(library["verdict"], "good");
+    let missing = findings.iter().find(|finding| finding["verdict"] == "missing" && finding["mend"].is_null());
+    assert!(missing.is_none(), "what is missing can be mended: {missing:?}");
+    // Loopback carries no Ethernet frames, which is a reason to fail.
+    let (status, _, sentence) = run(&mut persona(dir.path(), &["doctor", "lo"]));
+    assert_eq!((status, sentence.as_str()), (Some(1), "persona: something that Persona needs is missing here\n"));
+    let (status, _, sentence) = run(&mut persona(dir.path(), &["doctor", "no-such-if"]));
+    assert_eq!(status, Some(1));
+    assert!(sentence.starts_with("persona: interface no-such-if does not exist"), "{sentence}");
 }

@@ -6,6 +6,7 @@
 mod admin_client;
 mod capture;
 mod check;
+mod doctor;
 mod filter;
 mod library;
 mod program;
@@ -117,6 +118,13 @@ enum Command {
         #[arg(trailing_var_arg = true)]
         filter: Vec<String>,
     },
+    /// Say what this host can do for Persona and how to mend what it cannot; fails when something is missing.
+    Doctor {
+        /// Interfaces to look at too.
+        interfaces: Vec<String>,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::Stats { engine, json, zeros } => stats::show(&engine, json, zeros),
         Command::Filter { command: FilterCommand::Show { engine, json } } => filter::show(&engine, json),
         Command::Capture { engine, write, snap, filter } => capture::capture(&engine, &write, snap, &filter),
+        Command::Doctor { interfaces, json } => doctor::doctor(&interfaces, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
