@@ -79,11 +79,13 @@ impl Object {
     /// `multi_buffer`: frames may span buffers (an MTU beyond a page less its headroom).
     pub fn attach_xdp(&mut self, interface: &str, multi_buffer: bool) -> Result<(Link, XdpMode), Error> {
         match self.attach_xdp_in(interface, multi_buffer, XdpMode::Driver) {
-            Err(Error::Attach { cause, .. }) if cause.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                let link = self.attach_xdp_in(interface, multi_buffer, XdpMode::Generic)?;
-                Ok((link, XdpMode::Generic))
+            Ok(link) => Ok((link, XdpMode::Driver)),
+            // Drivers differ in how they say no: unsupported, no queues left, not with this offload.
+            Err(refused @ Error::Attach { .. }) => {
+                let generic = self.attach_xdp_in(interface, multi_buffer, XdpMode::Generic);
+                generic.map(|link| (link, XdpMode::Generic)).map_err(|_| refused)
             }
-            other => other.map(|link| (link, XdpMode::Driver)),
+            Err(other) => Err(other),
         }
     }
 
