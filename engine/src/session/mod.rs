@@ -149,10 +149,11 @@ impl Session {
     pub fn unsettle(&self, slot: Slot, next_shard: usize) {
         let view = self.view();
         let socket = view.socket(slot);
-        wipe(&socket);
+        // The generation first: who still holds the old one sees that it ended before it sees a fresh socket.
         let generation = self.generations[slot.index()].fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        socket.state.shard.store(next_shard as u32, Ordering::Relaxed);
         socket.state.generation.store(generation, Ordering::Release);
+        wipe(&socket);
+        socket.state.shard.store(next_shard as u32, Ordering::Relaxed);
         self.homes[slot.index()].store(0, Ordering::Release);
         view.free_sockets().free(slot.get());
         self.live.fetch_sub(1, Ordering::AcqRel);

@@ -161,7 +161,12 @@ impl Shard<'_> {
         if self.host.sessions.iter().any(raised) {
             return false;
         }
-        !self.host.attachments.iter_mut().any(|attachment| attachment.port.as_mut().is_some_and(|port| port.pending()))
+        // A port without a descriptor (in memory) could not wake us.
+        !self
+            .host
+            .attachments
+            .iter_mut()
+            .any(|attachment| attachment.port.as_mut().is_some_and(|port| port.pending() || port.poll_fd().is_none()))
     }
 
     fn cancel(&mut self) {
