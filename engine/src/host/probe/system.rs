@@ -99,7 +99,7 @@ fn privileges(effective: u64) -> Finding {
     let missing: Vec<String> = CAPABILITIES
         .iter()
         // Both were once a part of CAP_SYS_ADMIN and still are.
-        .filter(|(name, number, _)| !has(*number) && !(is_for_programs(name) && has(CAP_SYS_ADMIN)))
+        .filter(|(name, number, _)| !(has(*number) || is_for_programs(name) && has(CAP_SYS_ADMIN)))
         .map(|(name, _, purpose)| format!("{name} ({purpose})"))
         .collect();
     if missing.is_empty() {
