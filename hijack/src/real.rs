@@ -23,6 +23,20 @@ fn resolve(name: &CStr, cell: &AtomicUsize) -> usize {
     found
 }
 
+/// The type of a function of libc. A cancelled thread unwinds through our frames on the way out of a blocking call.
+/// Where panics unwind, the ABI says so. Where they abort, the compiler would meet that with an abort of its own; a
+/// plain C call leaves no landing pad in our frames, and the unwinder passes through them.
+#[cfg(panic = "unwind")]
+macro_rules! Function {
+    ($($kind:ty),* ; $result:ty) => { unsafe extern "C-unwind" fn($($kind),*) -> $result };
+}
+#[cfg(panic = "abort")]
+macro_rules! Function {
+    ($($kind:ty),* ; $result:ty) => { unsafe extern "C" fn($($kind),*) -> $result };
+}
+
+pub(crate) use Function;
+
 macro_rules! functions {
     ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty, $missing:expr;)*) => {
         $(
@@ -45,9 +59,7 @@ macro_rules! functions {
                     }
                 }
                 // SAFETY: dlsym gave the address of the function with this name, whose C signature this is.
-                let function = unsafe {
-                    core::mem::transmute::<usize, unsafe extern "C-unwind" fn($($kind),*) -> $result>(next)
-                };
+                let function = unsafe { core::mem::transmute::<usize, Function!($($kind),* ; $result)>(next) };
                 // SAFETY: passed on to the caller.
                 unsafe { function($($argument),*) }
             }

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use libc::{sighandler_t, siginfo_t};
 
 use crate::export::export;
+use crate::real::Function;
 use crate::sys::{self, Errno, answer};
 use crate::{critical, real};
 
@@ -143,11 +144,10 @@ unsafe extern "C-unwind" fn stand_in(signal: c_int, info: *mut siginfo_t, contex
     // SAFETY: the application gave this handler for these arguments.
     unsafe {
         if with_info {
-            let handler: unsafe extern "C-unwind" fn(c_int, *mut siginfo_t, *mut libc::c_void) =
-                core::mem::transmute(handler);
+            let handler: Function!(c_int, *mut siginfo_t, *mut libc::c_void ; ()) = core::mem::transmute(handler);
             handler(signal, info, context);
         } else {
-            let handler: unsafe extern "C-unwind" fn(c_int) = core::mem::transmute(handler);
+            let handler: Function!(c_int ; ()) = core::mem::transmute(handler);
             handler(signal);
         }
     }
