@@ -195,8 +195,9 @@ impl Conn<'_, '_> {
             return false;
         }
         self.tcb.snd_una = ack;
-        let window = u32::from(arrival.window) << self.tcb.snd_scale;
-        self.tcb.take_window(window, start);
+        // RFC 7323 section 2.2: the window of a SYN is never scaled.
+        let scale = if arrival.flags.syn() { 0 } else { self.tcb.snd_scale };
+        self.tcb.take_window(u32::from(arrival.window) << scale, start);
         self.establish();
         true
     }

@@ -63,8 +63,17 @@ impl Conn<'_, '_> {
         match self.place(start, arrival.sequence_len()) {
             Place::Acceptable => {}
             _ if flags.rst() => return false,
+            // RFC 9293 section 3.5, figure 8: the SYN,ACKs of a simultaneous open cross. What it acknowledges is news;
+            // answering it with another SYN,ACK would never end.
+            _ if flags.syn() && flags.ack() && start == seq::SYN && self.tcb.state() == State::SynReceived => {
+                let ack = seq::from_wire(self.tcb.iss, self.tcb.snd_una, arrival.ack);
+                if self.complete_simultaneous(host, arrival, ack, start) {
+                    self.push(host);
+                }
+                return false;
+            }
             // RFC 9293 section 3.10.7.4, fourth: the peer of a simultaneous open repeats its SYN.
-            _ if flags.syn() && self.tcb.state() == State::SynReceived => {
+            _ if flags.syn() && !flags.ack() && self.tcb.state() == State::SynReceived => {
                 self.resend_handshake(host);
                 return false;
             }
