@@ -14,7 +14,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 extern crate std;
 
 pub mod api;
@@ -25,6 +25,8 @@ mod flow;
 pub mod frame;
 pub mod ip;
 mod memory;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod stack;
 mod tcp;
 pub mod time;

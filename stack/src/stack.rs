@@ -1,6 +1,8 @@
 //! [`Stack`]: the face of the crate. What each call does is in the modules it delegates to.
 
 mod arena;
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod commands;
 mod core;
 mod dispatch;

@@ -1,0 +1,92 @@
+//! What must hold between any two calls, looked at from inside; for the simulation and the tests. `Err` says what does
+//! not.
+
+use super::Stack;
+use crate::tcp::block::{NEVER, Tcb, flag};
+use crate::tcp::seq;
+use crate::tcp::state::State;
+use std::format;
+use std::string::String;
+
+/// A timer may come up to two ticks of the wheel late: moments are rounded up, and the tick that is running is over.
+const SLACK: u64 = 2_048;
+
+impl Stack<'_> {
+    /// Sequence invariants, timers, and records accounted for.
+    pub fn audit(&self) -> Result<(), String> {
+        let globals = &self.core.env.globals;
+        let next = self.next_timeout();
+        let (mut ranges, mut earliest) = (0, NEVER);
+        for (tcb, index) in self.core.tables.tcbs.iter().zip(0..globals.connections.bound()) {
+            if tcb.state() == State::Closed || tcb.has(flag::ENDED) {
+                continue;
+            }
+            self.audit_sequence(tcb).map_err(|reason| format!("connection {index}: {reason}"))?;
+            audit_timers(tcb).map_err(|reason| format!("connection {index}: {reason}"))?;
+            ranges += u32::from(tcb.ofo_count) + u32::from(tcb.sack_count);
+            earliest = earliest.min(tcb.armed_at);
+        }
+        if ranges != globals.ranges.used() {
+            return Err(format!("{ranges} ranges are in lists, {} are taken", globals.ranges.used()));
+        }
+        if earliest != NEVER && next.is_none_or(|next| next.as_micros() > earliest + SLACK) {
+            return Err(format!("a connection waits for {earliest}, the stack sleeps until {next:?}"));
+        }
+        Ok(())
+    }
+
+    fn audit_sequence(&self, tcb: &Tcb) -> Result<(), String> {
+        let (una, nxt, end) = (tcb.snd_una, tcb.snd_nxt, tcb.snd_end);
+        // One beyond the last byte is the FIN's.
+        let fin = u64::from(tcb.has(flag::FIN_WANTED));
+        if una < seq::SYN || una > nxt || nxt > end.max(seq::FIRST) + fin {
+            return Err(format!("SND.UNA {una}, SND.NXT {nxt}, end of data {end} (FIN {fin})"));
+        }
+        let (read, acked, rcv, edge) = (tcb.rcv_read, tcb.rcv_acked, tcb.rcv_nxt, tcb.rcv_adv);
+        let fin = u64::from(tcb.rcv_fin != 0 && rcv > tcb.rcv_fin);
+        if tcb.state().synchronised() && (read > rcv || acked > rcv || rcv > edge.max(seq::FIRST) + fin) {
+            return Err(format!("read {read}, acknowledged {acked}, RCV.NXT {rcv}, window's edge {edge} (FIN {fin})"));
+        }
+        let mut at = rcv;
+        for range in self.core.env.ranges_iter(tcb.ofo_head) {
+            if range.start <= at || range.end <= range.start || range.end > edge + 1 {
+                return Err(format!("out-of-order range {}..{} after {at}, edge {edge}", range.start, range.end));
+            }
+            at = range.end;
+        }
+        let (mut at, mut sacked) = (una, 0);
+        for range in self.core.env.ranges_iter(tcb.sack_head) {
+            if range.start < at || range.end <= range.start || range.end > nxt {
+                return Err(format!("sacked range {}..{} after {at}, SND.NXT {nxt}", range.start, range.end));
+            }
+            sacked += range.end - range.start;
+            at = range.end;
+        }
+        if sacked != u64::from(tcb.sacked) {
+            return Err(format!("{sacked} bytes are in sacked ranges, {} were counted", tcb.sacked));
+        }
+        Ok(())
+    }
+}
+
+/// A connection that waits for something has a timer, or output that the next flush looks at.
+fn audit_timers(tcb: &Tcb) -> Result<(), String> {
+    let due = tcb.rtx_at.min(tcb.ack_at).min(tcb.idle_at);
+    if tcb.armed_at > due {
+        return Err(format!("due at {due}, armed for {}", tcb.armed_at));
+    }
+    let in_flight = tcb.snd_nxt > tcb.snd_una;
+    let unsent = tcb.snd_end > tcb.snd_nxt || (tcb.has(flag::FIN_WANTED) && !tcb.has(flag::FIN_SENT));
+    let waits = in_flight || (unsent && tcb.state().synchronised());
+    if waits && tcb.rtx_at == NEVER && !tcb.has(flag::IN_FLUSH | flag::BLOCKED) {
+        return Err(format!(
+            "{:?} waits without a timer: SND.UNA {}, SND.NXT {}, end of data {}, window {}",
+            tcb.state(),
+            tcb.snd_una,
+            tcb.snd_nxt,
+            tcb.snd_end,
+            tcb.snd_wnd
+        ));
+    }
+    Ok(())
+}
