@@ -81,6 +81,9 @@ export! {
 
     fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
         let Some(handle) = Handle::unrelayed(fd) else {
+            if let Some(relayed) = Handle::of(fd) {
+                catch_up(epfd, &relayed);
+            }
             let result = real::epoll_ctl(epfd, operation, fd, event);
             if result == 0 {
                 note_foreign(epfd, operation, fd);
@@ -140,6 +143,15 @@ fn nested(set: &'static Set) -> impl Iterator<Item = (c_int, &'static Set)> {
             _ => None,
         }
     })
+}
+
+/// A socket has gone into relay: if it still is a member of ours it becomes one of the kernel's, which is asked next.
+fn catch_up(epfd: c_int, relayed: &Handle) {
+    let Entry::Epoll(index) = table::get(epfd) else { return };
+    let set = epoll_set::set(index);
+    if let Some(part) = set.part_of(relayed.id.session) {
+        part.move_to_kernel(set, epfd, relayed.socket.slot);
+    }
 }
 
 /// Keeps count of a set's kernel members, and of sets inside sets.

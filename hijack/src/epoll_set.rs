@@ -310,7 +310,7 @@ impl Part {
     }
 
     /// A member's payload passes through its descriptor now, so the kernel watches it.
-    fn move_to_kernel(&self, set: &Set, epfd: c_int, slot: Slot) {
+    pub fn move_to_kernel(&self, set: &Set, epfd: c_int, slot: Slot) {
         let Some(interest) = self.interest(slot) else { return };
         let generation = interest.generation.load(Ordering::Relaxed);
         let id = SocketId { session: self.view.index(), slot: slot.get(), generation };

@@ -14,7 +14,7 @@ use libc::{
 
 /// Looks a name up behind this library; a libc that lacks it makes the call fail with ENOSYS.
 #[cold]
-fn resolve(name: &CStr, cell: &AtomicUsize) -> usize {
+pub fn resolve(name: &CStr, cell: &AtomicUsize) -> usize {
     let errno = crate::sys::errno();
     // SAFETY: name is NUL-terminated.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) } as usize;
@@ -133,6 +133,8 @@ functions! {
                  argv: *const *const c_char, envp: *const *const c_char) -> c_int, libc::ENOSYS;
     posix_spawn_file_actions_adddup2(actions: *mut c_void, from: c_int, to: c_int) -> c_int, libc::ENOSYS;
     fdopen(fd: c_int, mode: *const c_char) -> *mut FILE, core::ptr::null_mut();
+    vdprintf(fd: c_int, format: *const c_char, arguments: *mut c_void) -> c_int, -1;
+    __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, arguments: *mut c_void) -> c_int, -1;
     fclose(file: *mut FILE) -> c_int, -1;
     freopen(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE, core::ptr::null_mut();
     freopen64(path: *const c_char, mode: *const c_char, file: *mut FILE) -> *mut FILE, core::ptr::null_mut();

@@ -141,6 +141,9 @@ cases!("family":
     child_in_a_sandbox,
     closes_every_number,
     stdio_on_a_socket,
+    formatted_output,
+    fork_by_system_call,
+    descriptors_run_out,
     exec_of_a_stranger,
     exec_keeps_sockets,
     passed_over_a_socket,
@@ -171,6 +174,13 @@ fn a_rule_keeps_a_port_on_the_host() {
     succeed(preloaded(&engine, &program("family")).arg("ruled_out"));
     let reasons = engine.reasons();
     assert!(reasons.iter().any(|(code, text)| *code == reason::POLICY && text.ends_with(":7777")), "{reasons:?}");
+}
+
+#[test]
+fn a_session_without_free_slots_leaves_sockets_to_the_host() {
+    let engine = FakeEngine::start("slots", Settings { sockets: Some(8), ..Settings::default() });
+    succeed(preloaded(&engine, &program("family")).arg("slots_run_out"));
+    assert!(engine.reasons().iter().any(|(code, _)| *code == reason::NO_MEMORY));
 }
 
 #[test]

@@ -278,6 +278,100 @@ static void stdio_on_a_socket(void) {
     CHECK(read(pair[1], line, 1) == 0);
 }
 
+static void formatted_output(void) {
+    int pair[2], epfd = epoll_create1(0);
+    join_pair(pair);
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 1}, got;
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, pair[0], &event) == 0);
+    write_all(pair[0], "<", 1);
+    CHECK(dprintf(pair[0], "%d %s %.2f %d %d %d %d>", 1, "two", 3.0, 4, 5, 6, 7) == 19);
+    char buffer[32] = {0};
+    read_all(pair[1], buffer, 20);
+    CHECK(strcmp(buffer, "<1 two 3.00 4 5 6 7>") == 0);
+    /* A membership from before the relay goes on, and can be changed. */
+    event.data.u64 = 2;
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_MOD, pair[0], &event) == 0);
+    write_all(pair[1], "x", 1);
+    CHECK(epoll_wait(epfd, &got, 1, 10000) == 1 && got.data.u64 == 2);
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_DEL, pair[0], NULL) == 0);
+    CHECK(dprintf(1, "%s", "") == 0);
+}
+
+/* A child that no function of libc's made: the kernel alone tells it apart from its parent. */
+static void fork_by_system_call(void) {
+    int pair[2];
+    join_pair(pair);
+    pid_t child = syscall(SYS_fork);
+    if (child == 0) {
+        CHECK(close(pair[0]) == 0);
+        echo_until_the_end(pair[1]);
+        int port, server = listener(&port), fd = dial(port);
+        CHECK(accept(server, NULL, NULL) >= 0 && is_accelerated(fd));
+        _exit(0);
+    }
+    CHECK(close(pair[1]) == 0);
+    ask(pair[0], "question");
+    CHECK(shutdown(pair[0], SHUT_WR) == 0);
+    CHECK(read(pair[0], &(char){0}, 1) == 0);
+    reap(child);
+}
+
+static int open_until_full(int *fds, int most) {
+    int count = 0;
+    while (count < most && (fds[count] = socket(AF_INET, SOCK_STREAM, 0)) >= 0)
+        count++;
+    CHECK(count < most && errno == EMFILE);
+    return count;
+}
+
+static void descriptors_run_out(void) {
+    int port, server = listener(&port), fds[200];
+    struct rlimit few = {64, 64};
+    CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    CHECK(fcntl(server, F_SETFL, O_NONBLOCK) == 0);
+    int client = dial(port);
+    int first = open_until_full(fds, 200);
+    CHECK(first > 20);
+    /* The connection that found no descriptor stays in the queue. */
+    nap(50);
+    FAILS(accept(server, NULL, NULL), EMFILE);
+    CHECK(close(fds[--first]) == 0);
+    int other = accept(server, NULL, NULL);
+    CHECK(other >= 0);
+    write_all(client, "x", 1);
+    CHECK(read(other, &(char){0}, 1) == 1);
+    CHECK(close(other) == 0);
+    for (int round = 0; round < 5; round++) {
+        for (int i = 0; i < first; i++)
+            CHECK(close(fds[i]) == 0);
+        int again = open_until_full(fds, 200);
+        /* Nothing leaks: as many fit each time, give or take what lies in the pool. */
+        CHECK(again + 1 >= first - 16 && again <= first + 16);
+        first = again;
+    }
+}
+
+/* The session has 8 places for sockets. */
+static void slots_run_out(void) {
+    int fds[12];
+    for (int i = 0; i < 12; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+        CHECK(fds[i] >= 0);
+        CHECK(is_accelerated(fds[i]) == (i < 8));
+    }
+    for (int i = 0; i < 12; i++)
+        CHECK(close(fds[i]) == 0);
+    int fd = -1;
+    for (int tries = 0; tries < 500; tries++) {
+        fd = socket(AF_INET, SOCK_STREAM, 0);
+        if (is_accelerated(fd))
+            return;
+        CHECK(close(fd) == 0);
+        nap(10);
+    }
+    CHECK(!"the places come back");
+}
+
 static void exec_of_a_stranger(void) {
     int pair[2];
     join_pair(pair);
@@ -473,6 +567,10 @@ int main(int argc, char **argv) {
                                         CASE(child_in_a_sandbox),
                                         CASE(closes_every_number),
                                         CASE(stdio_on_a_socket),
+                                        CASE(formatted_output),
+                                        CASE(fork_by_system_call),
+                                        CASE(descriptors_run_out),
+                                        CASE(slots_run_out),
                                         CASE(exec_of_a_stranger),
                                         CASE(exec_keeps_sockets),
                                         CASE(carried),

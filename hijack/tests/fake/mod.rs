@@ -32,6 +32,8 @@ const SHARD: Shard = match Shard::new(0) {
 pub struct Settings {
     pub send_buffer: Option<u32>,
     pub receive_buffer: Option<u32>,
+    /// Socket slots of a session.
+    pub sockets: Option<u32>,
     /// Encoded rules.
     pub policy: Vec<u8>,
     /// Refuse everybody with this sentence.
@@ -318,7 +320,7 @@ fn new_session(id: u64, settings: &Settings) -> Session {
         send_buffer: settings.send_buffer.unwrap_or(256 * 1024),
         receive_buffer: settings.receive_buffer.unwrap_or(256 * 1024),
         flags: 0,
-        sockets: 4096,
+        sockets: settings.sockets.unwrap_or(4096),
         chunks: 4096,
         policy: &settings.policy,
     });
