@@ -103,6 +103,7 @@ fn preload(library: &Path, present: Option<&OsStr>) -> OsString {
 fn with_private_engine(order: &Order, path: &Path, library: &Path, place: &Place) -> Result<ExitCode> {
     let loaded = config::load(order.config.as_deref())?;
     up::print_warnings(&loaded);
+    up::print_bypassed(&loaded.config);
     up::log_to_stderr(loaded.config.log);
     start::in_background(&loaded.config, place, &Engine, true)?;
     let outcome = supervise(injected(order, path, library, place), path);

@@ -53,18 +53,6 @@ impl Finding {
     }
 }
 
-/// One line, and another below it that says how to mend.
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, verdict, found, mend } = self;
-        write!(f, "{verdict:<8} {subject:<24} {found}")?;
-        if let Some(mend) = mend {
-            write!(f, "\n{:<8} {:<24} -> {mend}", "", "")?;
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

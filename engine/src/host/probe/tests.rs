@@ -30,9 +30,6 @@ fn as_root_everything_that_is_needed_is_there() {
             assert!(finding.mend.is_some(), "{finding:?}");
         }
     }
-    let shown = Finding::missing("tap devices", "none", "modprobe tun").to_string();
-    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines, [vec!["missing", "tap", "devices", "none"], vec!["->", "modprobe", "tun"]]);
     assert!(serde_json::to_string(&findings).unwrap().contains("\"verdict\":\"good\""));
 }
 
