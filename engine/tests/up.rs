@@ -1,0 +1,336 @@
+//! `persona up` and what looks at an engine, against a peer that pings: start, questions, capture, restart, stop, and each
+//! refusal at start with its sentence and nothing left behind. Programs over the engine are tested end to end in
+//! `tests/`; here no library is needed.
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PERSONA: &str = env!("CARGO_BIN_EXE_persona");
+/// Long enough for a loaded machine; nothing waits so long unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
+const OURS: &str = "10.66.0.2";
+const PEER: &str = "10.66.0.1";
+const CONFIG: &str =
+    r#"{"interfaces": [{"type": "xdp", "param": "veth0", "ip": "10.66.0.2", "masklen": 24}], "linger_ms": 100}"#;
+
+/// Two namespaces with a veth pair between them, and a directory.
+struct Ground {
+    ours: String,
+    peer: String,
+    dir: tempfile::TempDir,
+}
+
+impl Ground {
+    fn new(name: &str) -> Ground {
+        let tag = format!("pup-{}-{name}", std::process::id());
+        let ground = Ground { ours: format!("{tag}-a"), peer: format!("{tag}-b"), dir: tempfile::tempdir().unwrap() };
+        for namespace in [&ground.ours, &ground.peer] {
+            succeed(&["ip", "netns", "add", namespace]);
+        }
+        let (ours, peer) = (&ground.ours, &ground.peer);
+        succeed(&["ip", "-n", ours, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", peer]);
+        for namespace in [ours, peer] {
+            succeed(&["ip", "-n", namespace, "link", "set", "veth0", "up"]);
+        }
+        succeed(&["ip", "-n", peer, "address", "add", &format!("{PEER}/24"), "dev", "veth0"]);
+        ground.write("own.json", CONFIG);
+        // Any library will do for programs that make no socket.
+        let library = ground.dir.path().join("libpersona.so");
+        let compiler = Command::new("cc").args(["-shared", "-o"]).arg(&library).args(["-x", "c", "/dev/null"]).status();
+        assert!(compiler.expect("cc runs").success());
+        ground
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    fn inside(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.ours]).args(words).current_dir(self.dir.path());
+        command
+    }
+
+    fn persona(&self, arguments: &[&str]) -> Command {
+        let mut command = self.inside(&[PERSONA]);
+        command.args(arguments);
+        command.env("PERSONA_RUN_DIR", self.run_dir()).env("PERSONA_LIBRARY", self.dir.path().join("libpersona.so"));
+        command.env_remove("LKL_HIJACK_CONFIG_FILE").env_remove("PERSONA_NAME");
+        command
+    }
+
+    fn run_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("run")
+    }
+
+    fn up(&self) {
+        let (status, _, words) = output(&mut self.persona(&["up", "--config", "own.json"]));
+        assert_eq!(status, Some(0), "{words}");
+    }
+
+    fn refused(&self, config: &str) -> String {
+        self.write("refused.json", config);
+        let (status, _, sentence) = output(&mut self.persona(&["up", "--config", "refused.json"]));
+        assert_eq!(status, Some(1), "{sentence}");
+        self.assert_nothing_left();
+        sentence
+    }
+
+    fn assert_nothing_left(&self) {
+        assert!(!self.run_dir().join("default").exists(), "files of the engine are still there");
+        assert!(!self.has_xdp(), "an XDP program is still attached");
+    }
+
+    fn has_xdp(&self) -> bool {
+        let link = succeed(&["ip", "-n", &self.ours, "-details", "-json", "link", "show", "dev", "veth0"]);
+        let link: Value = serde_json::from_str(&link).unwrap();
+        link[0].get("xdp").is_some()
+    }
+
+    fn ask(&self, question: &[&str]) -> Value {
+        let (status, out, words) = output(self.persona(question).arg("--json"));
+        assert_eq!(status, Some(0), "{question:?}: {words}");
+        serde_json::from_str(&out).unwrap()
+    }
+
+    fn ping(&self) -> bool {
+        let words = ["ip", "netns", "exec", &self.peer, "ping", "-c", "1", "-W", "2", OURS];
+        Command::new(words[0]).args(&words[1..]).stdout(Stdio::null()).status().expect("ping runs").success()
+    }
+
+    fn keeper(&self) -> i32 {
+        fs::read_to_string(self.run_dir().join("default/keeper.pid")).unwrap().trim().parse().unwrap()
+    }
+
+    fn engine(&self) -> i32 {
+        self.ask(&["info"])["pid"].as_i64().unwrap() as i32
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // Most of it is gone after a successful test.
+        let _ = self.persona(&["down"]).output();
+        for namespace in [&self.ours, &self.peer] {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).output();
+        }
+    }
+}
+
+fn succeed(words: &[&str]) -> String {
+    let Output { status, stdout, stderr } = Command::new(words[0]).args(&words[1..]).output().expect(words[0]);
+    assert!(status.success(), "{words:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("the command runs");
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn wait_for(what: &str, mut look: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !look() {
+        assert!(Instant::now() < deadline, "{what} never came");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn kill(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+fn wait_bounded(child: &mut Child) -> std::process::ExitStatus {
+    let mut ended = None;
+    wait_for("the child's end", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    ended.unwrap()
+}
+
+#[test]
+fn an_engine_answers_pings_and_questions_and_goes_without_a_trace() {
+    let ground = Ground::new("ask");
+    ground.up();
+    assert!(ground.ping(), "packets flow once `up` returns");
+
+    let info = ground.ask(&["info"]);
+    assert_eq!(info["interfaces"][0]["param"], "veth0");
+    assert_eq!(info["restarts"], 0);
+    let filter = ground.ask(&["filter", "show"]);
+    let entries = filter[0]["entries"].as_array().unwrap();
+    let address = entries.iter().find(|entry| entry["kind"] == "address").expect("the address is diverted");
+    assert_eq!(address["local"], OURS);
+    assert!(address["hits"].as_u64().unwrap() > 0, "{filter}");
+    let stats = ground.ask(&["stats", "-z"]);
+    assert!(stats["stack"]["TcpActiveOpens"].is_u64(), "zeros are there: {stats}");
+    assert!(ground.ask(&["stats"])["stack"]["TcpActiveOpens"].is_null(), "and left out without -z");
+    assert!(stats["ports"][0]["counters"].as_object().unwrap().values().any(|count| count.as_u64() > Some(0)));
+    assert_eq!(ground.ask(&["sockets"]), Value::Array(Vec::new()));
+
+    let (status, _, words) = output(&mut ground.persona(&["up", "--config", "own.json"]));
+    assert_eq!(status, Some(1));
+    assert!(words.starts_with("persona: an engine named `default` is up already (keeper "), "{words}");
+
+    let (status, _, words) = output(&mut ground.persona(&["down"]));
+    assert_eq!(status, Some(0), "{words}");
+    ground.assert_nothing_left();
+    assert!(!ground.ping());
+}
+
+#[test]
+fn a_capture_is_a_pcapng_file_of_both_directions() {
+    let ground = Ground::new("capture");
+    ground.up();
+    let mut capture = ground.persona(&["capture", "-w", "frames.pcapng", "icmp"]).spawn().unwrap();
+    let file = ground.dir.path().join("frames.pcapng");
+    // The section header is written before any frame.
+    wait_for("the capture", || fs::metadata(&file).is_ok_and(|metadata| metadata.len() > 0));
+    assert!(ground.ping());
+    let frames = || {
+        let tshark = ["tshark", "-r", file.to_str().unwrap(), "-T", "fields", "-e", "icmp.type"];
+        let out = Command::new(tshark[0]).args(&tshark[1..]).output().expect("tshark runs");
+        String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_for("request and reply", || frames() == ["8", "0"]);
+    kill(capture.id() as i32, nix::sys::signal::Signal::SIGINT);
+    assert!(wait_bounded(&mut capture).success());
+    assert_eq!(frames(), ["8", "0"], "the file is whole");
+}
+
+#[test]
+fn a_killed_engine_is_restarted_and_a_killed_keeper_leaves_the_host_as_before() {
+    let ground = Ground::new("kill");
+    ground.up();
+    let first = ground.engine();
+    kill(first, nix::sys::signal::Signal::SIGKILL);
+    wait_for("the successor", || ground.ping());
+    let info = ground.ask(&["info"]);
+    assert_eq!(info["restarts"], 1);
+    assert_ne!(info["pid"].as_i64(), Some(first.into()));
+
+    let second = ground.engine();
+    kill(ground.keeper(), nix::sys::signal::Signal::SIGKILL);
+    wait_for("the engine's end", || {
+        let stat = fs::read_to_string(format!("/proc/{second}/stat"));
+        stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    });
+    wait_for("the XDP program's end", || !ground.has_xdp());
+    assert!(!ground.ping());
+    // What it left in the file system is in nobody's way. The peer is still giving up on the address, so that one
+    // ping more may fail.
+    ground.up();
+    wait_for("packets", || ground.ping());
+}
+
+#[test]
+fn the_engine_runs_as_another_user_without_capabilities() {
+    let ground = Ground::new("user");
+    ground.up();
+    let status = fs::read_to_string(format!("/proc/{}/status", ground.engine())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}"));
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(field("Uid:"), ["65534"; 4]);
+    assert_eq!(field("Gid:"), ["65534"; 4]);
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!(field("NoNewPrivs:"), ["1"]);
+}
+
+#[test]
+fn the_capabilities_that_the_service_keeps_are_enough() {
+    let ground = Ground::new("caps");
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/persona@.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let kept = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let kept: Vec<String> =
+        kept.split(' ').map(|name| format!("+{}", name.to_lowercase().replace("cap_", ""))).collect();
+    let bounding = format!("--bounding-set=-all,{}", kept.join(","));
+    let mut command = ground.inside(&["setpriv", &bounding, "--no-new-privs", PERSONA, "up", "--config", "own.json"]);
+    let (status, _, words) = output(command.env("PERSONA_RUN_DIR", ground.run_dir()));
+    assert_eq!(status, Some(0), "{words}");
+    assert!(ground.ping());
+}
+
+#[test]
+fn in_the_foreground_ctrl_c_stops_in_order() {
+    let ground = Ground::new("front");
+    let mut up = ground.persona(&["up", "--foreground", "--config", "own.json"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("packets", || ground.ping());
+    assert_eq!(ground.keeper(), up.id() as i32, "`ip netns exec` becomes the command");
+    kill(up.id() as i32, nix::sys::signal::Signal::SIGINT);
+    assert!(wait_bounded(&mut up).success());
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn a_private_engine_lives_as_long_as_its_program() {
+    let ground = Ground::new("private");
+    let run = |script: &str| output(&mut ground.persona(&["run", "--config", "own.json", "--", "sh", "-c", script]));
+    // While the program runs there is an engine of its own.
+    let (status, out, words) = run("echo $PERSONA_NAME; ls $PERSONA_RUN_DIR; exit 7");
+    assert_eq!(status, Some(7), "{words}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == 2 && lines[0] == lines[1] && lines[0].starts_with("run-"), "{out}");
+    let left: Vec<_> = fs::read_dir(ground.run_dir()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!ground.has_xdp());
+}
+
+#[test]
+fn run_passes_signals_on_and_ends_as_the_program_did() {
+    use std::os::unix::process::ExitStatusExt;
+    let ground = Ground::new("signal");
+    let script = "trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut run = ground.persona(&["run", "--config", "own.json", "--", "sh", "-c", script]);
+    let mut run = run.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = std::io::BufReader::new(run.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    kill(run.id() as i32, nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(wait_bounded(&mut run).code(), Some(9));
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut out, &mut rest).unwrap();
+    assert_eq!(rest, "got it\n");
+
+    let mut run = ground.persona(&["run", "--config", "own.json", "--", "sh", "-c", "kill -USR1 $$"]).spawn().unwrap();
+    assert_eq!(wait_bounded(&mut run).signal(), Some(libc::SIGUSR1));
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn what_stands_in_the_way_at_start_is_one_sentence() {
+    let ground = Ground::new("refuse");
+    let with = |interface: &str| format!(r#"{{"interfaces": [{{{interface}, "ip": "10.66.0.2", "masklen": 24}}]}}"#);
+    let one_line = |sentence: &str| assert_eq!(sentence.lines().count(), 1, "{sentence}");
+
+    let sentence = ground.refused(&with(r#""type": "xdp", "param": "veth9""#));
+    assert!(sentence.contains("interface veth9 does not exist"), "{sentence}");
+    one_line(&sentence);
+
+    let sentence = ground.refused(&with(r#""type": "macvtap", "param": "/dev/tap987654""#));
+    assert!(sentence.contains("/dev/tap987654"), "{sentence}");
+    one_line(&sentence);
+
+    succeed(&["ip", "-n", &ground.ours, "link", "set", "veth0", "down"]);
+    let sentence = ground.refused(CONFIG);
+    assert!(sentence.contains("interface veth0 is down"), "{sentence}");
+    one_line(&sentence);
+    succeed(&["ip", "-n", &ground.ours, "link", "set", "veth0", "up"]);
+
+    // Another engine has the interface.
+    ground.up();
+    let (status, _, sentence) = output(&mut ground.persona(&["up", "--name", "second", "--config", "own.json"]));
+    assert_eq!(status, Some(1));
+    assert!(sentence.contains("veth0 is taken by another AF_XDP socket"), "{sentence}");
+    one_line(&sentence);
+    assert!(ground.ping(), "the first is unharmed");
+}
