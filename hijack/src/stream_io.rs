@@ -154,7 +154,11 @@ fn ended(handle: &Handle, bits: u32, done: usize) -> Option<Result<Outcome>> {
     if done > 0 {
         return (over || bits & state_bits::ERROR != 0).then_some(Ok(Outcome::Bytes(done)));
     }
+    // EPIPE means that a reset came after the peer's end of stream: a reader still finds the end, as on Linux.
+    let after_end =
+        bits & state_bits::RCV_CLOSED != 0 && handle.socket.state.error.load(Ordering::Relaxed) == libc::EPIPE;
     if (bits & state_bits::ERROR != 0 || handle.is_lost())
+        && !after_end
         && let Some(errno) = handle.take_error()
     {
         return Some(Err(errno));
