@@ -178,10 +178,9 @@ impl<'m> Core<'m> {
                 let agreed = request.agreed();
                 let rtt = (retries == 0).then(|| now.since(sent_at).as_micros());
                 let old = Some(Found::Request(index));
+                // Dropped, the segment was never there: the request stays, and the peer's next one asks again.
                 if self.complete(now, &flow, hash, listener, port, &agreed, rtt, old, arrival, host) {
                     self.free_request(index);
-                } else {
-                    self.tables.requests[index as usize].refused = 1;
                 }
             }
         }

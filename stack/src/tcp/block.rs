@@ -327,21 +327,17 @@ pub(crate) struct Request {
     pub(crate) retry_at: u64,
     /// When the SYN,ACK was first sent, for the first round-trip sample.
     pub(crate) sent_at: Instant,
-    /// Window of the last segment, not scaled when it came with the SYN.
-    pub(crate) window: u16,
     pub(crate) peer_mss: u16,
     /// Scale that the peer offered; [`Request::NO_SCALE`]: none.
     pub(crate) snd_scale: u8,
-    pub(crate) rcv_scale: u8,
     pub(crate) retries: u8,
     /// [`flag::TIMESTAMPS`], [`flag::SACK`].
     pub(crate) flags: u8,
     pub(crate) port: u8,
-    /// The final ACK came and found the accept queue full.
-    pub(crate) refused: u8,
-    pub(crate) _pad: [u8; 6],
+    pub(crate) _pad: [u8; 2],
+    /// Last answer to an unacceptable segment, in milliseconds (wrapping).
     pub(crate) oow_ms: u32,
-    pub(crate) _pad1: [u8; 28],
+    pub(crate) _pad1: [u8; 36],
 }
 
 impl Request {

@@ -60,17 +60,14 @@ impl Request {
             listener_generation: 0,
             retry_at: now.as_micros() + u64::from(rtt::INITIAL_RTO),
             sent_at: now,
-            window: arrival.window,
             peer_mss: options.mss.unwrap_or(DEFAULT_MSS).max(LEAST_MSS),
             snd_scale: options.window_scale.map_or(Self::NO_SCALE, |scale| scale.min(window::MAX_SCALE)),
-            rcv_scale: window::SCALE,
             retries: 0,
             flags: flags as u8,
             port,
-            refused: 0,
-            _pad: [0; 6],
+            _pad: [0; 2],
             oow_ms: 0,
-            _pad1: [0; 28],
+            _pad1: [0; 36],
         }
     }
 
@@ -127,7 +124,7 @@ impl Request {
                 env.count(Counter::TcpExtPAWSEstab);
             }
             if !flags.rst() && challenge::may_answer(&mut self.oow_ms, now) {
-                self.acknowledge(env, host, now);
+                self.acknowledge(env, host, now, settings);
             }
             return Verdict::Stays;
         }
@@ -154,14 +151,16 @@ impl Request {
         Verdict::Completes
     }
 
-    fn acknowledge<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant) {
+    fn acknowledge<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant, settings: &Settings) {
         let stamps = Timestamps { value: stamp(now, self.ts_offset), echo: self.ts_recent };
+        let scale = if self.snd_scale == Self::NO_SCALE { 0 } else { window::SCALE };
         let bare = Bare {
             flow: &self.flow,
             seq: SeqNumber(self.iss.wrapping_add(1)),
             ack: SeqNumber(self.irs.wrapping_add(1)),
             flags: TcpFlags::ACK,
-            window: self.window,
+            // The window that the SYN,ACK offered; after a handshake that agreed on scaling it is written scaled.
+            window: (settings.receive_buffer.min(65_535) >> scale) as u16,
             options: TcpOptions { timestamps: self.has(flag::TIMESTAMPS).then_some(stamps), ..TcpOptions::default() },
             ttl: Settings::TTL,
             tos: 0,

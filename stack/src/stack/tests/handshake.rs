@@ -348,3 +348,18 @@ fn an_old_echo_in_the_answer_is_refused() {
     assert_eq!(script.next().flags, R);
     assert_eq!(script.count(Counter::TcpExtPAWSActive), 1);
 }
+
+#[test]
+fn a_half_open_peer_that_asks_is_told_the_window_it_was_offered() {
+    for (offer, window) in [(plain(), 65_535), (usual(), 511)] {
+        let mut script = Script::new();
+        script.bench.incoming = Incoming::Refuse;
+        script.listen(4, &SocketOptions::default());
+        script.stamps = offer.timestamps.is_some();
+        script.peer_opens(offer);
+        // Its keepalive: a number before the window.
+        script.inject(A, 0, 1, &[]);
+        let answer = script.next();
+        assert_eq!((answer.brief(), answer.window), ((A, 1, 1, 0), window));
+    }
+}
