@@ -222,8 +222,8 @@ proptest! {
             Icmpv4Repr::Unreachable { code: code_but_fragmentation, embedded: body },
             Icmpv4Repr::FragmentationNeeded { mtu: second, embedded: body },
             Icmpv4Repr::TimeExceeded { code, embedded: body },
-            // Code 1, a missing option, has no pointer: etherparse sums it as if the field were zero.
-            Icmpv4Repr::ParameterProblem { code, pointer: if code == 1 { 0 } else { first as u8 }, embedded: body },
+            // Only code 0 has a pointer: etherparse sums the codes 1 and 2 as if the field were zero.
+            Icmpv4Repr::ParameterProblem { code, pointer: if code == 0 { first as u8 } else { 0 }, embedded: body },
         ][kind];
         let mut buffer = vec![0xaa; repr.len()];
         prop_assert_eq!(repr.emit(&mut buffer), buffer.len());
