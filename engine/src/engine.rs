@@ -48,6 +48,7 @@ impl Charge for Engine {
 /// Runs until told to stop; says through the link when packets flow.
 pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
     let Surroundings { config, place, ledger, link, predecessors } = *surroundings;
+    raise_descriptor_limit();
     let processors = processors(&config.cpus)?;
     let mut opened = interfaces::open(config, ledger, predecessors > 0)?;
     let queues = interfaces::least_queues(&opened);
@@ -143,6 +144,18 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
 fn run_or_die(body: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
         std::process::abort();
+    }
+}
+
+/// Each socket takes a descriptor: as many as the hard limit allows.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!("the limit of open descriptors stays at {:?}: {error}", limit.current);
     }
 }
 

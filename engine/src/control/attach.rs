@@ -8,7 +8,7 @@ use crate::ledger::Kind;
 use crate::message::ShardMessage;
 use crate::session::{Peer, Session, SessionOptions};
 use persona_channel::attach::{ANCHOR_BATCH, Grant, Hello, LARGEST_MESSAGE, Refusal, Request, Welcome, kind, reason};
-use persona_channel::layout::{SHARDS, SOCKETS, session_flags};
+use persona_channel::layout::{SHARDS, session_flags};
 use persona_channel::memory::Slot;
 use persona_channel::stream::MAX_BUFFER;
 use rustix::event::epoll;
@@ -33,6 +33,8 @@ const MESSAGES: usize = 32;
 pub struct Process {
     socket: OwnedFd,
     pub pid: u32,
+    /// What the process calls itself in the session's memory, which in another PID namespace is another number.
+    own_pid: u32,
     pub uid: u32,
     gids: Vec<u32>,
     /// `None` until the hello.
@@ -69,6 +71,7 @@ impl Control<'_> {
             Process {
                 socket,
                 pid,
+                own_pid: pid,
                 uid,
                 gids,
                 session: None,
@@ -139,6 +142,7 @@ impl Control<'_> {
             )));
         }
         process.program = hello.program().to_owned();
+        process.own_pid = hello.pid;
         let index = if hello.session == 0 { self.open_session(serial, hello)? } else { self.join(hello)? };
         let Some(entry) = self.entry(index) else { return Err(None) };
         entry.processes += 1;
@@ -298,9 +302,9 @@ impl Control<'_> {
         entry.draining += shards as u32;
         let last = entry.processes == 0;
         for shard in 0..shards {
-            self.links.send(shard, ShardMessage::Drain { session: index, ticket, process: process.pid, last });
+            self.links.send(shard, ShardMessage::Drain { session: index, ticket, process: process.own_pid, last });
         }
-        self.departed.insert(ticket, super::Departed { process: process.pid, last, shards: shards as u32 });
+        self.departed.insert(ticket, super::Departed { process: process.own_pid, shards: shards as u32 });
     }
 
     /// A shard has done what a gone process had queued.
@@ -315,7 +319,7 @@ impl Control<'_> {
         }
         let Some(departed) = self.departed.remove(&ticket) else { return };
         if let Some(entry) = self.entry(index) {
-            free_unbound(&entry.session, departed.process, departed.last);
+            free_unbound(&entry.session, departed.process);
         }
         self.end_if_unused(index);
     }
@@ -353,15 +357,15 @@ impl Control<'_> {
 }
 
 /// Slots that a gone process had claimed and never bound to an anchor are free again.
-fn free_unbound(session: &Session, process: u32, last: bool) {
+fn free_unbound(session: &Session, process: u32) {
     let view = session.view();
     for slot in Slot::all() {
         if view.free_sockets().is_free(slot.get()) || session.home(slot).is_some() {
             continue;
         }
         let claimant = view.socket(slot).cursor.claimant.load(Ordering::Relaxed);
-        if (last || claimant == process) && session.settle(slot, 0) {
-            session.unsettle(slot, slot.index() % SOCKETS);
+        if claimant == process && session.settle(slot, 0) {
+            session.unsettle(slot, 0);
         }
     }
 }
@@ -434,10 +438,10 @@ mod tests {
         };
         let (gone, living, bound) = (claim(11), claim(12), claim(11));
         assert!(session.settle(bound, 0));
-        free_unbound(&session, 11, false);
+        free_unbound(&session, 11);
         assert!(view.free_sockets().is_free(gone.get()));
         assert!(!view.free_sockets().is_free(living.get()) && !view.free_sockets().is_free(bound.get()));
-        free_unbound(&session, 99, true);
+        free_unbound(&session, 12);
         assert!(view.free_sockets().is_free(living.get()) && !view.free_sockets().is_free(bound.get()));
     }
 

@@ -59,8 +59,6 @@ pub(crate) struct Entry {
 /// A process that is gone while shards still empty its lanes.
 pub(crate) struct Departed {
     pub process: u32,
-    /// It was its session's last.
-    pub last: bool,
     /// Shards that have not answered.
     pub shards: u32,
 }

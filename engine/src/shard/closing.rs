@@ -1,12 +1,14 @@
 //! Ends: anchors that hang up, sockets that become orphans, slots that become free, and the graceful stop.
 
 use super::Shard;
+use super::host::shard_index;
 use super::record::Phase;
 use super::sessions::owner_of;
 use crate::message::{ControlMessage, SlotKey};
-use persona_channel::layout::LANES;
+use persona_channel::layout::{ACCEPT_RING, LANES};
 use persona_channel::memory::{LaneIndex, Slot};
 use rustix::event::{PollFd, PollFlags};
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -90,14 +92,26 @@ impl Shard<'_> {
             self.links.send_control(ControlMessage::Drained { session, ticket });
             return;
         };
-        let view_of = Arc::clone(&attached.session);
+        let shared = Arc::clone(&attached.session);
+        let view = shared.view();
+        let shard = shard_index(self.links.index);
+        // What lies in an accept ring waits for whoever shares the listener, attached or not.
+        let mut waiting = HashSet::new();
+        for listener in &attached.listeners {
+            let ring = view.accept_ring(listener.ring, shard);
+            let head = ring.head.load(Ordering::Relaxed);
+            for offset in 0..listener.accept.len(ring).unwrap_or(0) {
+                let place = head.wrapping_add(offset) as usize % ACCEPT_RING;
+                waiting.insert(ring.entries[place].load(Ordering::Relaxed) as u32);
+            }
+        }
         let abandoned: Vec<Slot> = attached
             .records()
             .filter(|record| record.anchor.is_none() && record.has_application())
             .map(|record| record.slot)
-            .filter(|&slot| {
-                let claimant = view_of.view().socket(slot).cursor.claimant.load(Ordering::Relaxed);
-                last || claimant == process
+            .filter(|slot| {
+                let claimant = view.socket(*slot).cursor.claimant.load(Ordering::Relaxed);
+                (last || claimant == process) && !waiting.contains(&slot.get())
             })
             .collect();
         for slot in abandoned {

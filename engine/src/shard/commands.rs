@@ -55,12 +55,10 @@ impl Shard<'_> {
 
     /// The lane is taken again in the next round.
     fn mark_lane(&mut self, session: u32, lane: LaneIndex) {
-        let iteration = self.iteration;
         let Some(attached) = self.host.sessions.get(session) else { return };
         if attached.session.view().attention(shard_index(self.links.index)).mark_lane(lane) {
             // The session was parked, and this mark has taken its wish to ring the event.
-            attached.parked = false;
-            attached.last_active = iteration;
+            self.host.sessions.unpark(session, self.iteration);
         }
     }
 

@@ -157,6 +157,9 @@ impl Shard<'_> {
 
     /// Listeners whose accept rings got something.
     fn tell_listeners(&mut self) {
+        if !std::mem::take(&mut self.host.listener_news) {
+            return;
+        }
         for session in 0..self.host.sessions.bound() {
             let Some(attached) = self.host.sessions.get(session) else { continue };
             let mut news = Vec::new();

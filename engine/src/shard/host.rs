@@ -89,6 +89,10 @@ pub struct ShardHost<'a> {
     pub damaged: Vec<Owner>,
     /// Connections whose settings the stack has to be told.
     pub adopted: Vec<Owner>,
+    /// A listener has [`news`](super::sessions::Listener::news).
+    pub listener_news: bool,
+    /// A port had no room in this iteration: there will be some without anybody waking us.
+    pub port_was_full: bool,
     pub counters: ShardCounters,
     pub tap: ShardTap,
     pub ports_used: Arc<PortUse>,
@@ -113,6 +117,8 @@ impl<'a> ShardHost<'a> {
             deferred: VecDeque::new(),
             damaged: Vec::new(),
             adopted: Vec::new(),
+            listener_news: false,
+            port_was_full: false,
             counters: ShardCounters::default(),
             tap: ShardTap::default(),
             ports_used,
@@ -264,7 +270,12 @@ impl Host for ShardHost<'_> {
         }
         let attachment = &mut self.attachments[place];
         let Some(device) = &mut attachment.port else { return Err(Busy) };
-        device.transmit(&frame).map_err(|_| Busy)?;
+        if device.transmit(&frame).is_err() {
+            self.port_was_full = true;
+            // What lies in the ring has to leave before there is room.
+            attachment.unflushed = true;
+            return Err(Busy);
+        }
         attachment.unflushed = true;
         self.tap.sent(port, &frame);
         Ok(())
@@ -321,6 +332,7 @@ impl Host for ShardHost<'_> {
             return Incoming::Refuse;
         }
         listener.news = true;
+        self.listener_news = true;
         let retuned = listener.retuned;
         attached.insert(record);
         let owner = owner_of(session_index, slot);

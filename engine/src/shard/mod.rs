@@ -122,6 +122,7 @@ impl<'a> Shard<'a> {
     pub fn step(&mut self) -> bool {
         self.iteration += 1;
         self.now = clock::now();
+        self.host.port_was_full = false;
         let mut busy = self.receive();
         busy |= self.messages();
         busy |= self.attend();
@@ -304,22 +305,23 @@ impl<'a> Shard<'a> {
             found = true;
             self.pump(session, slot);
         }
-        for index in 0..self.host.sessions.bound() {
-            let Some(attached) = self.host.sessions.get(index) else { continue };
-            if attached.parked {
+        let shard = host::shard_index(self.links.index);
+        let mut place = 0;
+        while let Some(&index) = self.host.sessions.active().get(place) {
+            let iteration = self.iteration;
+            let Some(attached) = self.host.sessions.get(index) else { break };
+            let attention = attached.session.view().attention(shard);
+            if attention.is_raised() {
+                let marks = attention.collect();
+                attached.last_active = iteration;
+                found = true;
+                self.serve(index, marks);
+            } else if iteration - attached.last_active > PARK_AFTER && attention.park() {
+                // Another one has taken its place in the list.
+                self.host.sessions.park(index);
                 continue;
             }
-            let attention = attached.session.view().attention(host::shard_index(self.links.index));
-            if !attention.is_raised() {
-                if self.iteration - attached.last_active > PARK_AFTER && attention.park() {
-                    attached.parked = true;
-                }
-                continue;
-            }
-            let marks = attention.collect();
-            attached.last_active = self.iteration;
-            found = true;
-            self.serve(index, marks);
+            place += 1;
         }
         found
     }

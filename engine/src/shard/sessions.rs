@@ -53,8 +53,8 @@ pub struct Attached {
     pub lanes: [LaneReader; LANES],
     /// Iteration in which there was last something to do.
     pub last_active: u64,
-    /// Its attention is not looked at: whoever raises it writes the event.
-    pub parked: bool,
+    /// Its attention is not looked at: whoever raises it writes the event. See [`Sessions::park`].
+    parked: bool,
     /// Slots with relays, which want their own visits.
     pub relays: u32,
 }
@@ -121,6 +121,8 @@ impl Attached {
 #[derive(Default)]
 pub struct Sessions {
     list: Vec<Option<Box<Attached>>>,
+    /// Those that are not parked: what the loop looks at.
+    active: Vec<u32>,
 }
 
 impl Sessions {
@@ -129,11 +131,40 @@ impl Sessions {
         if self.list.len() <= index {
             self.list.resize_with(index + 1, || None);
         }
+        self.active.push(session.index);
         self.list[index] = Some(Box::new(Attached::new(session)));
     }
 
     pub fn remove(&mut self, session: u32) -> Option<Box<Attached>> {
+        self.active.retain(|&active| active != session);
         self.list.get_mut(session as usize)?.take()
+    }
+
+    /// Sessions whose attention is looked at.
+    pub fn active(&self) -> &[u32] {
+        &self.active
+    }
+
+    /// The session's attention is no longer looked at; the caller has arranged to be woken ([`Attention::park`]).
+    ///
+    /// [`Attention::park`]: persona_channel::layout::Attention::park
+    pub fn park(&mut self, session: u32) {
+        if let Some(attached) = self.get(session)
+            && !std::mem::replace(&mut attached.parked, true)
+        {
+            self.active.retain(|&active| active != session);
+        }
+    }
+
+    /// Takes a parked session up again; `false` when it was not parked.
+    pub fn unpark(&mut self, session: u32, iteration: u64) -> bool {
+        let Some(attached) = self.get(session) else { return false };
+        attached.last_active = iteration;
+        let was_parked = std::mem::take(&mut attached.parked);
+        if was_parked {
+            self.active.push(session);
+        }
+        was_parked
     }
 
     pub fn get(&mut self, session: u32) -> Option<&mut Attached> {
@@ -181,6 +212,11 @@ mod tests {
         assert!(sessions.socket(owner_of(3, slots[1])).is_none());
         assert!(sessions.socket(owner_of(2, slots[0])).is_none());
         assert_eq!(sessions.get(3).unwrap().records().count(), 2);
+        assert_eq!(sessions.active(), [3]);
+        sessions.park(3);
+        sessions.park(3);
+        assert!(sessions.active().is_empty() && sessions.unpark(3, 7) && !sessions.unpark(3, 8));
+        assert_eq!(sessions.active(), [3]);
         assert_eq!(parse(owner_of_listener(3, slots[2])), Some((3, slots[2])));
     }
 }

@@ -8,6 +8,7 @@
 use super::Shard;
 use super::host::shard_index;
 use persona_channel::attention::sleep_fence;
+use persona_channel::layout::Attention;
 use persona_channel::memory::Slot;
 use persona_stack::Instant;
 use rustix::event::{Timespec, epoll};
@@ -142,38 +143,35 @@ impl Shard<'_> {
 
     /// Says that we sleep, and looks once more; `false` when there is something to do after all.
     fn announce(&mut self) -> bool {
-        let shard = shard_index(self.links.index);
         self.links.waker().announce();
-        for attached in self.host.sessions.iter().filter(|attached| !attached.parked) {
-            attached.session.view().attention(shard).announce_sleep();
-        }
+        self.for_active(Attention::announce_sleep);
         sleep_fence();
-        if !self.links.is_empty()
-            || !self.unfinished.is_empty()
-            || !self.unfinished_relays.is_empty()
-            || !self.early.is_empty()
-        {
+        let done = [self.unfinished.is_empty(), self.unfinished_relays.is_empty(), self.early.is_empty()];
+        if !self.links.is_empty() || done.contains(&false) || self.host.port_was_full {
             return false;
         }
-        let raised = |attached: &mut super::sessions::Attached| {
-            !attached.parked && attached.session.view().attention(shard).is_raised()
-        };
-        if self.host.sessions.iter().any(raised) {
-            return false;
-        }
+        let mut raised = false;
+        self.for_active(|attention| raised |= attention.is_raised());
         // A port without a descriptor (in memory) could not wake us.
-        !self
-            .host
-            .attachments
-            .iter_mut()
-            .any(|attachment| attachment.port.as_mut().is_some_and(|port| port.pending() || port.poll_fd().is_none()))
+        !raised
+            && !self.host.attachments.iter_mut().any(|attachment| {
+                attachment.port.as_mut().is_some_and(|port| port.pending() || port.poll_fd().is_none())
+            })
     }
 
     fn cancel(&mut self) {
-        let shard = shard_index(self.links.index);
         self.links.waker().cancel();
-        for attached in self.host.sessions.iter().filter(|attached| !attached.parked) {
-            attached.session.view().attention(shard).wake_up();
+        self.for_active(Attention::wake_up);
+    }
+
+    /// The attention of each session that is not parked: a parked one has announced already.
+    fn for_active(&mut self, mut act: impl FnMut(&Attention)) {
+        let shard = shard_index(self.links.index);
+        for place in 0..self.host.sessions.active().len() {
+            let session = self.host.sessions.active()[place];
+            if let Some(attached) = self.host.sessions.get(session) {
+                act(attached.session.view().attention(shard));
+            }
         }
     }
 
@@ -196,12 +194,10 @@ impl Shard<'_> {
             match event {
                 Token::Waker | Token::Port(_) => {}
                 Token::Session(session) => {
-                    let iteration = self.iteration;
-                    let shard = shard_index(self.links.index);
-                    let Some(attached) = self.host.sessions.get(session) else { continue };
-                    if std::mem::take(&mut attached.parked) {
-                        attached.session.view().attention(shard).wake_up();
-                        attached.last_active = iteration;
+                    if self.host.sessions.unpark(session, self.iteration)
+                        && let Some(attached) = self.host.sessions.get(session)
+                    {
+                        attached.session.view().attention(shard_index(self.links.index)).wake_up();
                     }
                 }
                 Token::Anchor { session, slot } => self.anchor_event(session, slot),
