@@ -9,6 +9,7 @@
 #   make lint    what the CI refuses to take
 
 SEEDS ?= 100000
+FROM ?= 1000
 stage := deploy/stage
 cargo := cargo
 
@@ -20,7 +21,7 @@ install:
 	@deploy/install
 
 build:
-	$(cargo) build --workspace --bins --lib
+	$(cargo) build --workspace --all-targets
 
 release:
 	$(cargo) build --release -p persona-engine -p persona-hijack
@@ -35,23 +36,29 @@ test:
 
 # Name, budget in seconds, command. CONTRIBUTING.md says what each stage is for.
 test-stages:
-	@$(stage) install 300 deploy/install
-	@$(stage) build 600 $(cargo) build --workspace --all-targets
-	@$(stage) unit 600 $(cargo) test --workspace --no-fail-fast
-	@$(stage) loom 300 env RUSTFLAGS="--cfg loom" $(cargo) test -p persona-channel --release --target-dir target/loom loom
+	@$(stage) install 120 deploy/install
+	@$(stage) build 420 $(cargo) build --workspace --all-targets
+	@$(stage) unit 420 $(cargo) test --workspace --no-fail-fast --exclude persona-tests --exclude persona-hijack
+	@$(stage) library 120 $(cargo) test --no-fail-fast -p persona-hijack
+	@$(stage) end-to-end 480 $(cargo) test --no-fail-fast -p persona-tests
+	@$(stage) xsk-rs 180 $(cargo) test --no-fail-fast -p persona-engine --features xsk-rs --test port_xdp
+	@$(stage) loom 240 env RUSTFLAGS="--cfg loom" $(cargo) test -p persona-channel --release --target-dir target/loom loom
 
 lint-stages:
-	@$(stage) fmt 60 $(cargo) fmt --all --check
-	@$(stage) clippy 600 $(cargo) clippy --workspace --all-targets -- -D warnings
+	@$(stage) fmt 20 $(cargo) fmt --all --check
+	@$(stage) clippy 240 $(cargo) clippy --workspace --all-targets -- -D warnings
 
+# The library under small programs of its own, and real programs end to end.
 apps: install build
-	$(cargo) test -p persona-tests -- applications
+	$(cargo) test --no-fail-fast -p persona-hijack -p persona-tests
 
-bench: install
+bench: install release
 	$(cargo) bench --workspace
 
+# SEEDS simulated connections of each family from seed FROM on, then everything that is ignored for its length.
 soak: install build
-	SEEDS=$(SEEDS) $(cargo) test --workspace --release soak -- --ignored
+	FROM=$(FROM) SEEDS=$(SEEDS) $(cargo) test --release -p persona-stack --lib -- --ignored --nocapture
+	$(cargo) test --release --no-fail-fast -p persona-tests -- --ignored
 
 fmt:
 	$(cargo) fmt --all
