@@ -14,7 +14,7 @@ use crate::attach::SESSIONS;
 use crate::export::export;
 use crate::handle::{Handle, private_flags};
 use crate::sys::{self, Errno, Result, answer};
-use crate::{command, real};
+use crate::{command, real, relay};
 
 /// Bytes of a value that a command can carry.
 const LONGEST_VALUE: usize = 24;
@@ -72,6 +72,9 @@ fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<()> {
         _ => {
             command::ask(handle, op::SET_OPTION, &arguments(level, name, value), &mut [])?;
         }
+    }
+    if handle.is_relayed() && level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) {
+        relay::set_timeouts(handle);
     }
     if handle.bits() & (state_bits::CONNECTED | state_bits::LISTENING) == 0 {
         remember(handle, level, name, value);

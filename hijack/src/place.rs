@@ -59,6 +59,10 @@ pub fn drop(fd: c_int) {
     }
 }
 
+/// Our numbers end about here, whatever the limit.
+const HIGHEST: u64 = 32 * 1024;
+const _: () = assert!(HIGHEST < DESCRIPTORS as u64);
+
 /// Our numbers begin here: well above what an application that counts from 0 reaches, below its limit.
 fn lowest() -> c_int {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -67,7 +71,8 @@ fn lowest() -> c_int {
     if unsafe { sys::call(libc::SYS_prlimit64, arguments) }.is_err() {
         return 0;
     }
-    let soft = limit.rlim_cur.min(DESCRIPTORS as u64 - 8);
+    // Not higher than need be: the kernel's table of a process is as long as its highest number, and so is ours.
+    let soft = limit.rlim_cur.min(HIGHEST);
     // Half a kilobyte of numbers is more than pools, doorbells and eventfds of several sessions need.
     (if soft > 2048 { soft - 512 } else { soft / 4 * 3 }) as c_int
 }

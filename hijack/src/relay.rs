@@ -1,6 +1,7 @@
 //! Relay: a connection's payload passes through the descriptor itself, for holders who do not know this library.
 
 use core::ffi::c_int;
+use core::sync::atomic::Ordering;
 
 use persona_channel::layout::{op, state_bits};
 
@@ -13,10 +14,24 @@ pub fn enter(handle: &Handle) -> Result<()> {
     if handle.is_relayed() || handle.bits() & (state_bits::CONNECTED | state_bits::CONNECTING) == 0 {
         return Ok(());
     }
-    // Strangers find the blocking mode in the descriptor itself.
+    // Strangers find the blocking mode and the timeouts in the descriptor itself.
     let nonblocking = if handle.is_nonblocking() { libc::O_NONBLOCK } else { 0 };
     let _ = sys::fcntl(handle.fd, libc::F_SETFL, nonblocking as usize);
+    set_timeouts(handle);
     command::ask(handle, op::RELAY, &[], &mut []).map(drop)
+}
+
+/// Gives the descriptor itself the socket's timeouts.
+pub fn set_timeouts(handle: &Handle) {
+    let cursor = handle.socket.cursor;
+    for (name, time) in [(libc::SO_RCVTIMEO, &cursor.receive_timeout), (libc::SO_SNDTIMEO, &cursor.send_timeout)] {
+        let milliseconds = time.load(Ordering::Acquire);
+        let time =
+            libc::timeval { tv_sec: i64::from(milliseconds / 1000), tv_usec: i64::from(milliseconds % 1000 * 1000) };
+        let length = size_of::<libc::timeval>() as u32;
+        // SAFETY: the record lives across the call and is as long as said.
+        let _ = unsafe { sys::setsockopt(handle.fd, libc::SOL_SOCKET, name, (&raw const time).cast(), length) };
+    }
 }
 
 /// As [`enter`], for a descriptor that may be anybody's.

@@ -265,6 +265,12 @@ static void stdio_on_a_socket(void) {
     CHECK(fprintf(stream, "answer %d\n", 42) == 10 && fflush(stream) == 0);
     read_all(pair[1], line, 10);
     CHECK(memcmp(line, "answer 42\n", 10) == 0);
+    /* So do timeouts and the blocking mode, set before or after. */
+    struct timeval time = {0, 20000};
+    CHECK(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time) == 0);
+    FAILS(read(pair[0], line, 1), EAGAIN);
+    time.tv_usec = 0;
+    CHECK(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time) == 0);
     /* The descriptor itself goes on working, poll and epoll included. */
     write_all(pair[0], "direct", 6);
     read_all(pair[1], line, 6);
