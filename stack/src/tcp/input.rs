@@ -7,6 +7,7 @@ use super::state::State;
 use super::{Conn, emit, seq};
 use crate::api::{CloseReason, Host};
 use crate::counters::Counter;
+use crate::frame::PortId;
 use crate::wire::TcpFlags;
 
 /// RFC 7323 section 5.5: a timestamp of an idle connection is void after 24 days.
@@ -241,6 +242,8 @@ impl Conn<'_, '_> {
             let sample = self.now.since(tcb.rtt_sent).as_micros();
             tcb.rtt_seq = 0;
             tcb.sample_rtt(sample);
+            // RFC 4861 section 7.3.1: progress of a connection proves its next hop; once per round trip is enough.
+            self.env.net.neighbours.confirm(self.now, PortId(tcb.port), tcb.next_hop.into());
         } else if (tcb.retries > 0 || tcb.recovery != recovery::OPEN)
             && let Some(stamps) = arrival.options.timestamps.filter(|_| tcb.has(flag::TIMESTAMPS))
         {

@@ -209,3 +209,83 @@ fn an_idle_application_does_not_grow_the_window() {
     }
     assert_eq!(script.info().cwnd, 14_600);
 }
+
+/// A connection that makes progress keeps its next hop's entry: no ARP request after the first, however long it lasts.
+#[test]
+fn progress_proves_the_next_hop() {
+    let config = config();
+    let mut stack = Stack::format(memory(&config), &config, Instant::from_micros(1_000_000)).unwrap();
+    let link = Link::Ethernet { mac: [2, 0, 0, 0, 0, 1] };
+    stack.add_interface(&InterfaceConfig { link, ..interface(1500, 1514) }).unwrap();
+    stack.add_address(PORT, OURS.into(), 24).unwrap();
+    let mut bench = Frames::default();
+    let peer = [2, 0, 0, 0, 0, 2];
+    let at = |seconds: u64| Instant::from_micros(seconds * 1_000_000);
+    let any = "0.0.0.0:0".parse().unwrap();
+    let remote = std::net::SocketAddr::from((PEER, 80));
+    // The neighbour answers, the handshake completes.
+    let id = stack.connect(at(1), Owner(7), any, remote, &SocketOptions::default(), &mut bench).unwrap();
+    assert_eq!(stack.ip_counters().arp_out_requests, 1);
+    bench.reply_to_arp(&mut stack, at(1), peer);
+    let mut script = Script::with_stack(stack);
+    script.local_port = script.stack.local_address(id).unwrap().port();
+    script.remote_port = 80;
+    script.iss = bench.iss();
+    let deliver = |script: &mut Script<'_>, seconds: u64, flags, ack: u32, options| {
+        let seq = u32::from(flags == A);
+        let mut frame = std::vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+        frame.extend_from_slice(&script.packet(flags, seq, ack, options, 0, &[]));
+        script.stack.on_frame(at(seconds), PORT, &RxFrame::single(&frame), &mut Frames::default());
+    };
+    deliver(&mut script, 1, S | A, 1, plain());
+    for round in 1..20u64 {
+        let seconds = 1 + round * 20;
+        script.stack.write(at(seconds), id, round * 10, &mut bench).unwrap();
+        deliver(&mut script, seconds, A, 1 + round as u32 * 10, Default::default());
+        script.stack.on_timeout(at(seconds), &mut bench);
+    }
+    assert_eq!(script.stack.info(at(400), id).unwrap().bytes_acked, 190);
+    assert_eq!(script.stack.ip_counters().arp_out_requests, 1);
+    // Idle for long, the entry is asked for again.
+    script.stack.write(at(600), id, 200, &mut bench).unwrap();
+    assert_eq!(script.stack.ip_counters().arp_out_requests, 2);
+}
+
+/// Keeps the headers of frames as they are.
+#[derive(Default)]
+struct Frames(std::vec::Vec<std::vec::Vec<u8>>);
+
+impl Frames {
+    fn reply_to_arp(&mut self, stack: &mut Stack<'_>, now: Instant, mac: [u8; 6]) {
+        let request = self.0.iter().find(|frame| frame[12..14] == [8, 6]).unwrap().clone();
+        let mut reply = request;
+        let (ours, our_ip) =
+            (<[u8; 6]>::try_from(&reply[22..28]).unwrap(), <[u8; 4]>::try_from(&reply[28..32]).unwrap());
+        let their_ip = <[u8; 4]>::try_from(&reply[38..42]).unwrap();
+        reply[..6].copy_from_slice(&ours);
+        reply[6..12].copy_from_slice(&mac);
+        reply[21] = 2;
+        reply[22..28].copy_from_slice(&mac);
+        reply[28..32].copy_from_slice(&their_ip);
+        reply[32..38].copy_from_slice(&ours);
+        reply[38..42].copy_from_slice(&our_ip);
+        stack.on_frame(now, PORT, &RxFrame::single(&reply), self);
+    }
+
+    /// Initial sequence number of the SYN that was sent.
+    fn iss(&self) -> u32 {
+        let syn = self.0.iter().find(|frame| frame[12..14] == [8, 0] && frame[47] == S.0).unwrap();
+        u32::from_be_bytes(syn[38..42].try_into().unwrap())
+    }
+}
+
+impl Host for Frames {
+    fn transmit(&mut self, _port: PortId, segment: &Segment<'_>) -> Result<(), Busy> {
+        self.0.push(segment.header.to_vec());
+        Ok(())
+    }
+
+    fn store(&mut self, _owner: Owner, _offset: u64, _bytes: &[u8]) -> Stored {
+        Stored { len: 0, sum: 0 }
+    }
+}
