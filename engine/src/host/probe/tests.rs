@@ -24,6 +24,7 @@ fn as_root_everything_that_is_needed_is_there() {
     for subject in ["privileges", "eBPF programs", "packet ports", "AF_XDP sockets", "packet sockets"] {
         assert_ne!(about(&findings, subject).verdict, Verdict::Missing, "{findings:?}");
     }
+    assert_eq!(about(&findings, "BPF compiler").verdict, Verdict::Good);
     for finding in &findings {
         assert!(!finding.found.is_empty());
         if finding.verdict == Verdict::Missing {
