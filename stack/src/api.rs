@@ -81,8 +81,8 @@ pub struct ListenerId {
 /// What happened to one connection or listener since the last poll; flags are coalesced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A passive open completed (or data with TFO arrived): `connection` waits to be adopted or aborted. Reported
-    /// once per connection.
+    /// A passive open completed and [`Host::incoming`] said [`Incoming::Later`]: `connection` waits to be adopted or
+    /// aborted. Reported once per connection; when the peer has ended it meanwhile, adopting says [`Error::Gone`].
     Incoming {
         listener: ListenerId,
         listener_owner: Owner,
