@@ -8,7 +8,7 @@ use crate::export::export;
 use crate::handle::{Handle, private_flags};
 use crate::sys::{self, Errno, Result, answer};
 use crate::table::{self, Entry};
-use crate::{epoll, real, stream_io};
+use crate::{epoll, real, relay, stream_io};
 
 export! {
     fn close(fd: c_int) -> c_int {
@@ -40,6 +40,7 @@ export! {
         if let Err(errno) = make_way(to) {
             return answer::<()>(Err(errno));
         }
+        ready_for_stdio(from, to);
         copied(entry, real::dup2(from, to))
     }
 
@@ -51,6 +52,7 @@ export! {
         if from != to && let Err(errno) = make_way(to) {
             return answer::<()>(Err(errno));
         }
+        ready_for_stdio(from, to);
         copied(entry, real::dup3(from, to, flags))
     }
 
@@ -129,6 +131,14 @@ fn copied(entry: Entry, copy: c_int) -> c_int {
         epoll::release(set);
     }
     copy
+}
+
+/// Behind the numbers 0 to 2 lie streams of libc's, which read and write without our knowing: a connection that is put
+/// there goes into relay. One that cannot has lost its engine, and its end shows on any road.
+fn ready_for_stdio(from: c_int, to: c_int) {
+    if (libc::STDIN_FILENO..=libc::STDERR_FILENO).contains(&to) {
+        let _ = relay::enter_if_ours(from);
+    }
 }
 
 /// A foreign descriptor's copy may take a number we have an old entry for.

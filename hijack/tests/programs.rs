@@ -141,6 +141,7 @@ cases!("family":
     child_in_a_sandbox,
     closes_every_number,
     stdio_on_a_socket,
+    standard_streams,
     formatted_output,
     fork_by_system_call,
     descriptors_run_out,

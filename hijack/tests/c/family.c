@@ -284,6 +284,27 @@ static void stdio_on_a_socket(void) {
     CHECK(read(pair[1], line, 1) == 0);
 }
 
+static void standard_streams(void) {
+    int pair[2];
+    join_pair(pair);
+    write_all(pair[1], "a question\n", 11);
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK(dup2(pair[0], 0) == 0 && dup2(pair[0], 1) == 1);
+        CHECK(close(pair[0]) == 0 && close(pair[1]) == 0);
+        char line[32];
+        CHECK(fgets(line, sizeof line, stdin) && strcmp(line, "a question\n") == 0);
+        printf("an answer\n");
+        exit(0);
+    }
+    CHECK(close(pair[0]) == 0);
+    char buffer[16];
+    read_all(pair[1], buffer, 10);
+    CHECK(memcmp(buffer, "an answer\n", 10) == 0);
+    CHECK(read(pair[1], buffer, 1) == 0);
+    reap(child);
+}
+
 static void formatted_output(void) {
     int pair[2], epfd = epoll_create1(0);
     join_pair(pair);
@@ -573,6 +594,7 @@ int main(int argc, char **argv) {
                                         CASE(child_in_a_sandbox),
                                         CASE(closes_every_number),
                                         CASE(stdio_on_a_socket),
+                                        CASE(standard_streams),
                                         CASE(formatted_output),
                                         CASE(fork_by_system_call),
                                         CASE(descriptors_run_out),
