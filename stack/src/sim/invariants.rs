@@ -2,10 +2,11 @@
 
 use super::world::{Node, World};
 use crate::stack::Stack;
+use crate::time::Instant;
 
 /// After each round.
-pub fn check(stack: &Stack<'_>) {
-    if let Err(reason) = stack.audit() {
+pub fn check(stack: &Stack<'_>, now: Instant) {
+    if let Err(reason) = stack.audit(now) {
         panic!("{reason}");
     }
 }

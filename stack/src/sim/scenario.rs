@@ -299,7 +299,9 @@ impl Scenario {
             params.queue = self.rng.magnitude(4_000, 200_000);
         }
         if self.also(Family::FailingLink) {
-            for _ in 0..self.rng.between(1, 3) {
+            // A handshake is given up after a minute without a link.
+            let most = if self.early_outages { 1 } else { 3 };
+            for _ in 0..self.rng.between(1, most) {
                 let earliest = if self.early_outages { 0 } else { 1_000_000 };
                 let from = start + earliest + self.rng.magnitude(1_000, 20_000_000);
                 params.outages.push((from, from + self.rng.magnitude(10_000, 20_000_000)));
@@ -341,14 +343,15 @@ impl Scenario {
             true => (self.rng.between(10_000, 500_000) as u32, self.rng.magnitude(1_000, 20_000_000)),
             false => (self.rng.below(100_000) as u32, self.rng.magnitude(1, 100_000)),
         };
-        let abrupt = self.is(&[Family::AbruptEnds, Family::Everything]);
+        let abrupt = self.tight || self.is(&[Family::AbruptEnds, Family::Everything]);
         let options = SocketOptions {
             nodelay: self.rng.chance(300_000),
             // Whoever waits for a peer that vanished has to notice.
             keepalive: abrupt,
             keep_idle: Some(Duration::from_secs(10)),
             keep_interval: Some(Duration::from_secs(5)),
-            keep_count: Some(5),
+            // Longer than any link is down.
+            keep_count: Some(20),
             max_segment: self.rng.chance(150_000).then(|| self.rng.between(536, 1_460) as u16),
             congestion: Some(self.rng.pick(&[Congestion::Cubic, Congestion::NewReno])),
             receive_buffer: Some(receive_buffer as u32),

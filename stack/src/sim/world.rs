@@ -398,7 +398,7 @@ impl World {
                 break;
             }
         }
-        super::invariants::check(&stack);
+        super::invariants::check(&stack, at);
         for app in &mut node.apps {
             let turn = (app.established, app.peer_closed, app.shut, app.ended, app.closed);
             if turn != app.noted {

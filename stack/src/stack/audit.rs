@@ -5,6 +5,7 @@ use super::Stack;
 use crate::tcp::block::{NEVER, Tcb, flag};
 use crate::tcp::seq;
 use crate::tcp::state::State;
+use crate::time::Instant;
 use std::format;
 use std::string::String;
 
@@ -13,24 +14,34 @@ const SLACK: u64 = 2_048;
 
 impl Stack<'_> {
     /// Sequence invariants, timers, and records accounted for.
-    pub fn audit(&self) -> Result<(), String> {
+    pub fn audit(&self, now: Instant) -> Result<(), String> {
         let globals = &self.core.env.globals;
         let next = self.next_timeout();
-        let (mut ranges, mut earliest) = (0, NEVER);
+        let mut ranges = 0;
         for (tcb, index) in self.core.tables.tcbs.iter().zip(0..globals.connections.bound()) {
             if tcb.state() == State::Closed || tcb.has(flag::ENDED) {
                 continue;
             }
             self.audit_sequence(tcb).map_err(|reason| format!("connection {index}: {reason}"))?;
             audit_timers(tcb).map_err(|reason| format!("connection {index}: {reason}"))?;
+            // What was armed for a moment that has passed fires with the next tick.
+            let latest = tcb.armed_at.max(now.as_micros()).saturating_add(SLACK);
+            if tcb.armed_at != NEVER && next.is_none_or(|next| next.as_micros() > latest) {
+                return Err(format!(
+                    "connection {index} ({:?}) waits for {}, the stack sleeps until {next:?}; retransmission at {}, \
+                     ACK at {}, idle at {}, timer {:?}",
+                    tcb.state(),
+                    tcb.armed_at,
+                    tcb.rtx_at,
+                    tcb.ack_at,
+                    tcb.idle_at,
+                    self.core.env.timers.get(index as usize)
+                ));
+            }
             ranges += u32::from(tcb.ofo_count) + u32::from(tcb.sack_count);
-            earliest = earliest.min(tcb.armed_at);
         }
         if ranges != globals.ranges.used() {
             return Err(format!("{ranges} ranges are in lists, {} are taken", globals.ranges.used()));
-        }
-        if earliest != NEVER && next.is_none_or(|next| next.as_micros() > earliest + SLACK) {
-            return Err(format!("a connection waits for {earliest}, the stack sleeps until {next:?}"));
         }
         Ok(())
     }
