@@ -11,7 +11,7 @@
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use persona_channel::layout::{EPOLL_SETS, Interest, Waitable};
+use persona_channel::layout::{EPOLL_SETS, Interest, SOCKET_WORDS, Waitable};
 use persona_channel::memory::{SessionRef, Slot, WaitableId};
 use persona_channel::poll::{self, Edges};
 
@@ -48,6 +48,8 @@ pub struct Set {
     pub kernel_members: AtomicU32,
     /// Session plus one in the low byte, waitable above it; 0: none.
     parts: [AtomicU64; PARTS],
+    /// The slot with which the next round begins when the last one ran out of room.
+    next_turn: AtomicU32,
     /// Epoll descriptors inside this one that have parts, plus one.
     pub nested: [AtomicI32; 4],
 }
@@ -66,6 +68,7 @@ impl Set {
             holders: AtomicU32::new(0),
             kernel_members: AtomicU32::new(0),
             parts: [const { AtomicU64::new(0) }; PARTS],
+            next_turn: AtomicU32::new(0),
             nested: [const { AtomicI32::new(0) }; 4],
         }
     }
@@ -211,23 +214,51 @@ impl Part {
         Some((interest.descriptor.load(Ordering::Relaxed), events, interest.data.load(Ordering::Relaxed)))
     }
 
-    /// Reports ready members into `events` and returns how many.
+    /// Reports ready members into `events` and returns how many. A round that ran out of room is continued by the next
+    /// one, so that members in high slots have their turn.
     pub fn harvest(&self, set: &Set, epfd: c_int, events: &mut [libc::epoll_event]) -> usize {
+        if events.is_empty() {
+            return 0;
+        }
         let waitable = self.waitable();
-        let mut news = waitable.take_news();
+        let first = set.next_turn.swap(0, Ordering::Relaxed);
         let mut found = 0;
-        while found < events.len() {
-            let Some(slot) = news.next(waitable) else { break };
-            match self.examine(epfd, slot, true) {
-                Verdict::Report(event) => {
-                    events[found] = event;
-                    found += 1;
+        let mut report = |slot: Slot| match self.examine(epfd, slot, true) {
+            Verdict::Report(event) => {
+                events[found] = event;
+                found += 1;
+                if found == events.len() {
+                    set.next_turn.store(slot.get() + 1, Ordering::Relaxed);
                 }
-                Verdict::Kernel => self.move_to_kernel(set, epfd, slot),
-                Verdict::Nothing => {}
+                found == events.len()
+            }
+            Verdict::Kernel => {
+                self.move_to_kernel(set, epfd, slot);
+                false
+            }
+            Verdict::Nothing => false,
+        };
+        let mut news = waitable.take_news();
+        let mut earlier = [0u64; SOCKET_WORDS];
+        let mut full = false;
+        while !full && let Some(slot) = news.next(waitable) {
+            if slot.get() < first {
+                earlier[slot.index() / 64] |= 1 << (slot.index() % 64);
+            } else {
+                full = report(slot);
             }
         }
-        if news.put_back(waitable) {
+        let mut wake = news.put_back(waitable);
+        if first > 0 {
+            for slot in Slot::all().filter(|slot| earlier[slot.index() / 64] >> (slot.index() % 64) & 1 != 0) {
+                if full {
+                    wake |= waitable.list(slot);
+                } else {
+                    full = report(slot);
+                }
+            }
+        }
+        if wake {
             poke(epfd);
         }
         found

@@ -108,7 +108,12 @@ fn accelerable(domain: c_int, kind: c_int, protocol: c_int) -> core::result::Res
 unsafe fn on_host(domain: c_int, kind: c_int, protocol: c_int, code: u32) -> c_int {
     let is_tcp = matches!(domain, libc::AF_INET | libc::AF_INET6) && kind & 0xf == libc::SOCK_STREAM;
     if is_tcp && report::is_strict() {
-        return answer::<c_int>(Err(Errno(libc::EPROTONOSUPPORT)));
+        return answer::<c_int>(Err(Errno(match code {
+            reason::NO_MEMORY => libc::ENOBUFS,
+            reason::ENGINE_GONE => libc::ENETDOWN,
+            reason::REFUSED => libc::EACCES,
+            _ => libc::EPROTONOSUPPORT,
+        })));
     }
     // SAFETY: integers only.
     let fd = unsafe { real::socket(domain, kind, protocol) };

@@ -118,6 +118,7 @@ cases!("waiting":
     select_both_worlds,
     epoll_level,
     epoll_edge,
+    epoll_gives_everybody_a_turn,
     epoll_oneshot,
     epoll_both_worlds,
     epoll_nested,
