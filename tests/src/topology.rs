@@ -103,6 +103,39 @@ impl Topology {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// A tap device in the engine's namespace, bridged to the veth; returns its name.
+    pub fn add_tap(&self) -> Result<String> {
+        let (ours, mtu) = (self.ours.as_str(), self.link.mtu.to_string());
+        ip(&["-n", ours, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr"])?;
+        ip(&["-n", ours, "link", "add", "bridge0", "mtu", &mtu, "type", "bridge"])?;
+        for (device, master) in [("tap0", true), (INTERFACE, true), ("bridge0", false)] {
+            if master {
+                ip(&["-n", ours, "link", "set", device, "mtu", &mtu, "master", "bridge0"])?;
+            }
+            ip(&["-n", ours, "link", "set", device, "up"])?;
+        }
+        Ok("tap0".into())
+    }
+
+    /// A macvtap device on the veth; returns the path of its character device, which is made here, since a namespace
+    /// has no udev. It goes with the namespace's name.
+    pub fn add_macvtap(&self) -> Result<String> {
+        let ours = self.ours.as_str();
+        ip(&["-n", ours, "link", "add", "link", INTERFACE, "name", "macvtap0", "type", "macvtap", "mode", "bridge"])?;
+        ip(&["-n", ours, "link", "set", "macvtap0", "mtu", &self.link.mtu.to_string(), "up"])?;
+        let numbers = self.run(ours, &["sh", "-c", "cat /sys/class/net/macvtap0/tap*/dev"])?;
+        let (major, minor) = numbers.trim().split_once(':').context("device numbers")?;
+        let index = self.run(ours, &["cat", "/sys/class/net/macvtap0/ifindex"])?;
+        std::fs::create_dir_all(self.devices())?;
+        let node = format!("{}/tap{}", self.devices(), index.trim());
+        self.run(ours, &["mknod", &node, "c", major, minor])?;
+        Ok(node)
+    }
+
+    fn devices(&self) -> String {
+        format!("/tmp/{}-dev", self.ours)
+    }
+
     /// One counter of the host kernel's /proc/net/snmp or netstat in a namespace, e.g. ("Tcp", "OutRsts").
     pub fn kernel_counter(&self, namespace: &str, group: &str, name: &str) -> Result<u64> {
         let text = self.run(namespace, &["cat", "/proc/net/snmp", "/proc/net/netstat"])?;
@@ -130,6 +163,7 @@ impl Drop for Topology {
         for namespace in [&self.ours, &self.peer] {
             let _ = Command::new("ip").args(["netns", "del", namespace]).output();
         }
+        let _ = std::fs::remove_dir_all(self.devices());
     }
 }
 

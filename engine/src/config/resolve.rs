@@ -244,7 +244,9 @@ fn check_param(kind: InterfaceKind, param: &str) -> Result<(), String> {
         return Err("missing: the name of the interface, or of the device for macvtap".to_owned());
     }
     if kind == InterfaceKind::Macvtap {
-        let number = param.strip_prefix("/dev/tap").and_then(|number| number.parse::<u32>().ok());
+        // Containers and namespaces have the node elsewhere; its name is the device's index in any case.
+        let name = param.starts_with('/').then(|| param.rsplit('/').next()).flatten();
+        let number = name.and_then(|name| name.strip_prefix("tap")?.parse::<u32>().ok());
         return number.map(drop).ok_or_else(|| format!("`{param}` is not the device of a macvtap, such as /dev/tap23"));
     }
     // What the kernel's dev_valid_name() refuses.

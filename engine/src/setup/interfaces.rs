@@ -85,12 +85,16 @@ impl Opened {
 /// Opens all of them, or none stays open.
 pub fn open(config: &Config, ledger: &Ledger, predecessors: bool) -> Result<Vec<Opened>> {
     let host_addresses = host::tables::addresses().context("cannot read the host's addresses")?;
+    let shards = match config.shards {
+        Count::Auto => 1,
+        Count::Exactly(shards) => shards.into(),
+    };
     config
         .interfaces
         .iter()
         .enumerate()
         .map(|(place, wanted)| {
-            open_one(place, wanted, ledger, predecessors, &host_addresses)
+            open_one(place, wanted, shards, ledger, predecessors, &host_addresses)
                 .with_context(|| format!("interface {} cannot be used", wanted.param))
         })
         .collect()
@@ -99,11 +103,12 @@ pub fn open(config: &Config, ledger: &Ledger, predecessors: bool) -> Result<Vec<
 fn open_one(
     place: usize,
     wanted: &Wanted,
+    shards: u32,
     ledger: &Ledger,
     predecessors: bool,
     host_addresses: &[HostAddress],
 ) -> Result<Opened> {
-    let mut opening = Opening { place: place as u64, wanted, ledger, predecessors };
+    let mut opening = Opening { place: place as u64, wanted, shards, ledger, predecessors };
     let device = match wanted.kind {
         InterfaceKind::Tap | InterfaceKind::Macvtap => opening.tap()?,
         InterfaceKind::Xdp => opening.xdp()?,
@@ -161,6 +166,8 @@ fn open_one(
 struct Opening<'a> {
     place: u64,
     wanted: &'a Wanted,
+    /// Shards that the configuration asks for: where queues cost nothing, as many.
+    shards: u32,
     ledger: &'a Ledger,
     predecessors: bool,
 }
@@ -232,23 +239,29 @@ impl Opening<'_> {
 
     fn packet(&mut self) -> Result<Device> {
         let interface = host::Interface::find_usable(&self.wanted.param)?;
-        self.queues(1)?;
-        let diversion = self.diversion(&interface.name, PortKind::Packet, 1)?;
+        let queues = self.queues(self.shards)?;
+        let diversion = self.diversion(&interface.name, PortKind::Packet, queues)?;
         let mut params = packet::Params::slots(&interface.name);
         if let Some(mask) = self.wanted.offload {
             params.vnet &= mask.tx_checksum() || mask.segmentation() || mask.rx_checksum();
             params.merge &= mask.receive_merged();
         }
-        let port: Box<dyn Port> = Box::new(PacketPort::open(&params)?);
-        if let Some(socket) = port.descriptors().first() {
-            diversion.filter_packet_socket(*socket)?;
+        // The group's number need only be unique within the network namespace: one engine has an interface to itself.
+        params.fanout = (queues > 1).then_some(interface.index as u16);
+        let mut ports: Vec<(u32, Box<dyn Port>)> = Vec::new();
+        for queue in 0..queues {
+            let port = PacketPort::open(&params)?;
+            if let Some(socket) = port.descriptors().first() {
+                diversion.filter_packet_socket(*socket)?;
+            }
+            ports.push((queue, Box::new(port)));
         }
         Ok(Device {
             index: interface.index,
             mac: interface.mac.unwrap_or_default(),
             mtu: interface.mtu,
             name: interface.name,
-            ports: vec![(0, port)],
+            ports,
             diversion: Some(diversion),
         })
     }
@@ -265,7 +278,7 @@ impl Opening<'_> {
     }
 
     fn tap(&mut self) -> Result<Device> {
-        let queues = self.queues(1)?;
+        let queues = self.queues(if self.wanted.kind == InterfaceKind::Tap { self.shards } else { 1 })?;
         let place = match self.wanted.kind {
             InterfaceKind::Macvtap => tap::Place::Macvtap { path: self.wanted.param.clone() },
             _ => tap::Place::Tap { name: self.wanted.param.clone(), create: true },
@@ -304,7 +317,9 @@ impl Opening<'_> {
                 }
                 Ok(queues.into())
             }
-            Count::Exactly(queues) if self.wanted.kind == InterfaceKind::Tap => Ok(queues.into()),
+            Count::Exactly(queues) if matches!(self.wanted.kind, InterfaceKind::Tap | InterfaceKind::Packet) => {
+                Ok(queues.into())
+            }
             Count::Exactly(queues) => {
                 bail!("\"queues\" is {queues}, and it has {offered}: lower it, or add queues (ethtool -L)")
             }

@@ -29,7 +29,8 @@ pub struct Params {
     pub interface: String,
     /// Let the kernel or the device cut and sum (PACKET_VNET_HDR).
     pub vnet: bool,
-    /// Send past the queueing discipline of the interface.
+    /// Send past the queueing discipline of the interface. Only without `vnet`: super-segments that the device does not
+    /// cut would be lost.
     pub qdisc_bypass: bool,
     /// Receive in blocks (TPACKET_V3), which is cheap for many frames, but delivers a block that is not full only after
     /// `block_timeout_ms`. Otherwise in slots (TPACKET_V2): each frame at once.
@@ -41,6 +42,8 @@ pub struct Params {
     pub tx_bytes: usize,
     /// Merge received trains of TCP segments.
     pub merge: bool,
+    /// Sockets of one group, each a port of its own, share the interface's frames by flow (PACKET_FANOUT).
+    pub fanout: Option<u16>,
     /// A loaded socket filter program, attached before the first frame can arrive.
     pub filter: Option<OwnedFd>,
 }
@@ -58,6 +61,7 @@ impl Params {
             rx_bytes: 16 << 20,
             tx_bytes: 8 << 20,
             merge: true,
+            fanout: None,
             filter: None,
         }
     }

@@ -75,7 +75,9 @@ impl Socket {
         packet(libc::PACKET_IGNORE_OUTGOING, 1).map_err(PortError::io("leaving out outgoing frames", on))?;
         // A malformed frame must not stop those behind it.
         packet(libc::PACKET_LOSS, 1).map_err(PortError::io("setting PACKET_LOSS", on))?;
-        let qdisc_bypass = params.qdisc_bypass && packet(libc::PACKET_QDISC_BYPASS, 1).is_ok();
+        // Past the queueing discipline the kernel drops what it has to cut itself, and whether the device cuts can
+        // change at any time (a peer of a veth that attaches XDP).
+        let qdisc_bypass = params.qdisc_bypass && vnet.is_err() && packet(libc::PACKET_QDISC_BYPASS, 1).is_ok();
         // An improvement only.
         let _ = set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER);
 
@@ -85,6 +87,11 @@ impl Socket {
                 .map_err(PortError::io("attaching the socket filter", on))?;
         }
         bind(&fd, interface)?;
+        if let Some(group) = params.fanout {
+            // The kernel's hash of a flow chooses the socket; it is symmetric and keeps a flow's order.
+            packet(libc::PACKET_FANOUT, (group as i32) | (libc::PACKET_FANOUT_HASH as i32) << 16)
+                .map_err(PortError::io("sharing the interface's frames among packet sockets", on))?;
+        }
         let socket = Self { fd, _mapping: mapping, dropped: Cell::new(0) };
         Ok((socket, receive, transmit, Agreed { vnet, qdisc_bypass }))
     }
