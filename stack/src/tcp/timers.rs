@@ -157,7 +157,8 @@ impl Conn<'_, '_> {
         if tcb.state() == State::FinWait2 && tcb.has(flag::ORPHAN) {
             tcb.idle_at = now + FIN_TIMEOUT;
         } else if tcb.settings.has(setting::KEEPALIVE) && tcb.state().synchronised() {
-            tcb.idle_at = tcb.heard_at.as_micros() + u64::from(tcb.settings.keep_idle_ms) * 1_000;
+            // Not in the past, where the peer has been silent for longer than a limit that was set just now.
+            tcb.idle_at = (tcb.heard_at.as_micros() + u64::from(tcb.settings.keep_idle_ms) * 1_000).max(now);
         } else {
             tcb.idle_at = NEVER;
         }

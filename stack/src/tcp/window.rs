@@ -4,6 +4,7 @@
 
 use super::block::{Tcb, flag};
 use super::seq;
+use super::state::State;
 
 /// Least receive buffer, as Linux's SOCK_MIN_RCVBUF.
 pub(crate) const LEAST_BUFFER: u32 = 2_304;
@@ -17,6 +18,10 @@ const UNSCALED: u64 = 65_535;
 impl Tcb {
     /// Where the window would end if it were told now, in steps that are worth a segment.
     fn right_edge(&self) -> u64 {
+        if self.state() == State::SynReceived {
+            // Our SYN,ACK may go out again, and cannot tell more than it did.
+            return self.rcv_adv;
+        }
         let possible = self.rcv_read + u64::from(self.rcv_buffer);
         let least = u64::from(self.rcv_mss.max(536)).min(u64::from(self.rcv_buffer / 2));
         if possible >= self.rcv_adv + least { possible } else { self.rcv_adv }
@@ -81,7 +86,6 @@ impl Tcb {
 #[cfg(test)]
 mod tests {
     use super::super::block::Settings;
-    use super::super::state::State;
     use super::*;
     use crate::SocketOptions;
     use crate::flow::Flow;
