@@ -251,13 +251,18 @@ unsafe extern "C-unwind" fn wait(
     }
     let room = room as usize;
     loop {
+        // Either world goes first in its turn: one that always has something to say must not keep the other waiting.
+        let has_kernel = set.kernel_members.load(Ordering::Acquire) > 0;
+        let kernel_first = has_kernel && set.turns.fetch_add(1, Ordering::Relaxed) % 2 == 1;
         // SAFETY: the caller vouches for the room.
-        let mut found = unsafe { harvest(set, epfd, events, room) };
+        let mut found = if kernel_first { unsafe { look(set, epfd, events, room) }? } else { 0 };
+        // SAFETY: the rest of the room.
+        found += unsafe { harvest(set, epfd, events.add(found), room - found) };
         if found == 0 && !matches!(until, Until::Now) && spin::until(&|| has_news(set)) {
             continue;
         }
         if found > 0 || matches!(until, Until::Now) {
-            let kernel_too = found == 0 || set.kernel_members.load(Ordering::Acquire) > 0;
+            let kernel_too = !kernel_first && (found == 0 || has_kernel);
             if kernel_too && found < room {
                 // SAFETY: the rest of the room.
                 found += unsafe { look(set, epfd, events.add(found), room - found) }?;

@@ -48,6 +48,8 @@ pub struct Set {
     pub kernel_members: AtomicU32,
     /// Session plus one in the low byte, waitable above it; 0: none.
     parts: [AtomicU64; PARTS],
+    /// Rounds, to let kernel and session go first by turns.
+    pub turns: AtomicU32,
     /// The slot with which the next round begins when the last one ran out of room.
     next_turn: AtomicU32,
     /// Epoll descriptors inside this one that have parts, plus one.
@@ -68,6 +70,7 @@ impl Set {
             holders: AtomicU32::new(0),
             kernel_members: AtomicU32::new(0),
             parts: [const { AtomicU64::new(0) }; PARTS],
+            turns: AtomicU32::new(0),
             next_turn: AtomicU32::new(0),
             nested: [const { AtomicI32::new(0) }; 4],
         }

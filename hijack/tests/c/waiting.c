@@ -168,6 +168,15 @@ static void epoll_gives_everybody_a_turn(void) {
     }
     for (int i = 0; i < 5; i++)
         CHECK(seen[i] == 4);
+    /* The kernel's members have their turn as well. */
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = 99}, got;
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, eventfd(1, 0), &event) == 0);
+    int kernel = 0;
+    for (int round = 0; round < 10; round++) {
+        CHECK(epoll_wait(epfd, &got, 1, 10000) == 1);
+        kernel += got.data.u32 == 99;
+    }
+    CHECK(kernel > 0 && kernel < 10);
 }
 
 static void epoll_oneshot(void) {
