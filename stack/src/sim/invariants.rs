@@ -1,6 +1,7 @@
 //! What must hold whenever a node's loop has gone round, and when everything is over.
 
-use super::world::{Node, World};
+use super::node::Node;
+use super::world::World;
 use crate::stack::Stack;
 use crate::time::Instant;
 

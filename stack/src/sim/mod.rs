@@ -17,6 +17,7 @@ pub mod frames;
 pub mod host;
 pub mod invariants;
 pub mod link;
+pub mod node;
 pub mod oracle;
 pub mod rng;
 pub mod scenario;
