@@ -116,6 +116,16 @@ cases!("basic":
 cases!("waiting":
     poll_both_worlds,
     select_both_worlds,
+    poll_times_out,
+    interrupted_by_a_signal,
+    restarted_after_a_signal,
+    writes_from_a_signal_handler,
+    cancelled_while_blocked,
+    many_threads,
+    output_becomes_possible,
+);
+
+cases!("epoll":
     epoll_level,
     epoll_edge,
     epoll_gives_everybody_a_turn,
@@ -124,13 +134,11 @@ cases!("waiting":
     epoll_nested,
     epoll_add_wakes_a_sleeper,
     epoll_forgets_closed_sockets,
-    poll_times_out,
-    interrupted_by_a_signal,
-    restarted_after_a_signal,
-    writes_from_a_signal_handler,
-    cancelled_while_blocked,
-    many_threads,
-    output_becomes_possible,
+);
+
+cases!("host":
+    descriptors_run_out,
+    loopback_stays_on_the_host,
 );
 
 cases!("family":
@@ -145,11 +153,9 @@ cases!("family":
     standard_streams,
     formatted_output,
     fork_by_system_call,
-    descriptors_run_out,
     exec_of_a_stranger,
     exec_keeps_sockets,
     passed_over_a_socket,
-    loopback_stays_on_the_host,
 );
 
 #[test]
@@ -173,7 +179,7 @@ fn a_rule_keeps_a_port_on_the_host() {
     let mut rule = Rule::all(Action::Host);
     (rule.first_port, rule.last_port) = (7777, 7777);
     let engine = FakeEngine::start("policy", Settings { policy: rule.encode().to_vec(), ..Settings::default() });
-    succeed(preloaded(&engine, &program("family")).arg("ruled_out"));
+    succeed(preloaded(&engine, &program("host")).arg("ruled_out"));
     let reasons = engine.reasons();
     assert!(reasons.iter().any(|(code, text)| *code == reason::POLICY && text.ends_with(":7777")), "{reasons:?}");
 }
@@ -181,7 +187,7 @@ fn a_rule_keeps_a_port_on_the_host() {
 #[test]
 fn a_session_without_free_slots_leaves_sockets_to_the_host() {
     let engine = FakeEngine::start("slots", Settings { sockets: Some(8), ..Settings::default() });
-    succeed(preloaded(&engine, &program("family")).arg("slots_run_out"));
+    succeed(preloaded(&engine, &program("host")).arg("slots_run_out"));
     assert!(engine.reasons().iter().any(|(code, _)| *code == reason::NO_MEMORY));
 }
 
@@ -189,7 +195,7 @@ fn a_session_without_free_slots_leaves_sockets_to_the_host() {
 fn without_an_engine_sockets_stay_on_the_host() {
     let mut engine = FakeEngine::start("absent", Settings::default());
     engine.kill();
-    let output = finish(preloaded(&engine, &program("family")).arg("loopback_stays_on_the_host"));
+    let output = finish(preloaded(&engine, &program("host")).arg("loopback_stays_on_the_host"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert_eq!(said.matches("no engine at").count(), 1, "{said}");
@@ -198,7 +204,7 @@ fn without_an_engine_sockets_stay_on_the_host() {
 #[test]
 fn strict_refuses_what_cannot_be_accelerated() {
     let mut engine = FakeEngine::start("strict", Settings::default());
-    let binary = program("family");
+    let binary = program("host");
     succeed(preloaded(&engine, &binary).env("PERSONA_STRICT", "1").arg("strict_with_engine"));
     engine.kill();
     let output = finish(preloaded(&engine, &binary).env("PERSONA_STRICT", "1").arg("strict_without_engine"));
@@ -211,7 +217,7 @@ fn strict_refuses_what_cannot_be_accelerated() {
 fn a_refusal_is_told_once() {
     let refuse = Some("only members of the group persona may attach");
     let engine = FakeEngine::start("refusal", Settings { refuse, ..Settings::default() });
-    let output = finish(preloaded(&engine, &program("family")).arg("loopback_stays_on_the_host"));
+    let output = finish(preloaded(&engine, &program("host")).arg("loopback_stays_on_the_host"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert_eq!(said.matches("only members of the group persona may attach").count(), 1, "{said}");

@@ -118,6 +118,31 @@ SHARED void reap(pid_t child) {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* Epoll members whose data name their descriptor. */
+SHARED void add(int epfd, int fd, unsigned events) {
+    struct epoll_event event = {.events = events, .data.u64 = 0xabcd000000000000ull | fd};
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &event) == 0);
+}
+
+SHARED void modify(int epfd, int fd, unsigned events) {
+    struct epoll_event event = {.events = events, .data.u64 = 0xabcd000000000000ull | fd};
+    CHECK(epoll_ctl(epfd, EPOLL_CTL_MOD, fd, &event) == 0);
+}
+
+/* Waits for exactly one event, and checks whose and which. */
+SHARED void expect(int epfd, int fd, unsigned events) {
+    struct epoll_event got[4];
+    CHECK(epoll_wait(epfd, got, 4, 10000) == 1);
+    CHECK(got[0].data.u64 == (0xabcd000000000000ull | fd));
+    CHECK(got[0].events == events);
+}
+
+SHARED void expect_nothing(int epfd) {
+    struct epoll_event got[4];
+    CHECK(epoll_wait(epfd, got, 4, 0) == 0);
+    CHECK(epoll_wait(epfd, got, 4, 20) == 0);
+}
+
 struct test {
     const char *name;
     void (*run)(void);
