@@ -39,8 +39,6 @@ pub struct Administrator {
     socket: OwnedFd,
     input: Vec<u8>,
     output: VecDeque<u8>,
-    /// Close once the output is gone.
-    ends: bool,
 }
 
 /// A question that shards are answering.
@@ -76,7 +74,7 @@ impl Control<'_> {
             tracing::error!("an administrator cannot be watched: {error}");
             return;
         }
-        let administrator = Administrator { socket, input: Vec::new(), output: VecDeque::new(), ends: false };
+        let administrator = Administrator { socket, input: Vec::new(), output: VecDeque::new() };
         self.administrators.insert(serial, administrator);
     }
 
@@ -307,13 +305,12 @@ impl Control<'_> {
             }
         }
         let waits = !administrator.output.is_empty();
-        let ends = administrator.ends && !waits;
         let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         if waits {
             flags |= epoll::EventFlags::OUT;
         }
         let token = Token::Administrator(serial).data();
-        if ends || epoll::modify(&self.epoll, &administrator.socket, token, flags).is_err() {
+        if epoll::modify(&self.epoll, &administrator.socket, token, flags).is_err() {
             self.dismiss(serial);
         }
     }

@@ -3,7 +3,7 @@
 //! Nothing here waits for a process: a message that cannot be sent at once ends its connection.
 
 use super::{Control, Entry, Token};
-use crate::config::{self, Access};
+use crate::config;
 use crate::ledger::Kind;
 use crate::message::ShardMessage;
 use crate::session::{Peer, Session, SessionOptions};
@@ -416,11 +416,6 @@ pub fn reason_text(code: u32) -> &'static str {
         reason::INHERITED => "the descriptor was made before the library was there",
         _ => "unknown reason",
     }
-}
-
-/// Whether the policy lets anybody in who is not root (for the start-up message).
-pub fn is_open(access: &Access) -> bool {
-    matches!(access, Access::Everybody)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use super::Shard;
 use super::host::shard_index;
-use super::options::{Effect, Value};
+use super::options::Effect;
 use super::record::{Phase, Record, change_bits, set_bits};
 use super::sessions::owner_of;
 use super::sleep::Token;
@@ -23,8 +23,6 @@ use std::sync::atomic::Ordering;
 pub enum Outcome {
     Done(i32),
     /// With bytes for the reply.
-    Value(Value),
-    /// As [`Outcome::Value`], for what is longer.
     Bytes(Box<[u8]>),
     /// Somebody completes it later.
     Pending,
@@ -67,7 +65,6 @@ impl Shard<'_> {
         let outcome = self.execute(&command, origin);
         match outcome {
             Outcome::Done(result) => self.complete(origin, result, &[]),
-            Outcome::Value(value) => self.complete(origin, value.as_bytes().len() as i32, value.as_bytes()),
             Outcome::Bytes(bytes) => self.complete(origin, bytes.len() as i32, &bytes),
             Outcome::Pending => {}
         }
