@@ -227,6 +227,9 @@ pub fn check_process() {
 /// Run in every child before it does anything else with our sockets.
 pub fn in_child() {
     SETUP.reset();
+    if !identity::is_attached() {
+        return;
+    }
     for view in &VIEWS {
         if view.is_used() {
             view.shed();

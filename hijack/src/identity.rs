@@ -34,7 +34,12 @@ pub fn pid() -> u32 {
 
 /// True in a child that was forked behind our back, until [`mark`].
 pub fn is_unmarked_child() -> bool {
-    !PAGE.load(Ordering::Acquire).is_null() && marked() == 0
+    is_attached() && marked() == 0
+}
+
+/// True once this process, or one it was forked from, has attached.
+pub fn is_attached() -> bool {
+    !PAGE.load(Ordering::Acquire).is_null()
 }
 
 /// Notes this process as set up. Called when it attaches first and in every child.
