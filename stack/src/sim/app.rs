@@ -21,8 +21,8 @@ pub struct Plan {
     pub send_buffer: u64,
     pub receive_buffer: u64,
     pub end: End,
-    /// close() only when everything was acknowledged. A stack gives up what a closed socket has left for a peer that
-    /// does not read for minutes, as Linux does.
+    /// close() only when everything was acknowledged: what a closed socket has left is given up after eight tries, as
+    /// on Linux, which a peer that does not read for minutes or has no memory uses up.
     pub waits_for_acks: bool,
     /// Tell the stack of reads only when it has to know.
     pub lazy_reader: bool,

@@ -368,7 +368,7 @@ impl Scenario {
             send_buffer: self.rng.magnitude(2_000, 1_000_000),
             receive_buffer,
             end,
-            waits_for_acks: slow,
+            waits_for_acks: slow || self.is(&[Family::ShortMemory, Family::Everything]),
             lazy_reader: self.rng.chance(500_000),
             fiddle: if self.rng.chance(200_000) { 100_000 } else { 0 },
             options,
