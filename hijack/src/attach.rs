@@ -227,6 +227,7 @@ pub fn check_process() {
 /// Run in every child before it does anything else with our sockets.
 pub fn in_child() {
     SETUP.reset();
+    crate::wait::Seat::forget_spare();
     if !identity::is_attached() {
         return;
     }
@@ -238,7 +239,7 @@ pub fn in_child() {
     let _ = identity::mark();
 }
 
-/// Makes the child's own connection, and has a doorbell in hand, while it still may: it could be about to change user or
+/// Makes the child's own connection, and keeps it a place to sleep, while it still may: it could be about to change user or
 /// enter a sandbox.
 pub fn reconnect() {
     for view in VIEWS.iter().filter(|view| view.is_used()) {
@@ -248,9 +249,7 @@ pub fn reconnect() {
         if let Some(_guard) = SETUP.lock() {
             let _ = view.connection();
         }
-        if let Ok(seat) = crate::wait::Seat::take(view) {
-            seat.leave();
-        }
+        crate::wait::Seat::reserve(view);
     }
 }
 

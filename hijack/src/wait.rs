@@ -10,7 +10,7 @@
 
 use core::ffi::c_int;
 use core::ptr::null;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use persona_channel::layout::{EPOLL_SETS, WAITABLES, Waitable, state_bits};
 use persona_channel::memory::{SessionRef, WaitableId};
@@ -22,6 +22,12 @@ use crate::handle::Handle;
 use crate::sys::{self, Errno, Result};
 use crate::{identity, real};
 
+/// The seat that a forked child keeps for itself, so that it can sleep where it may not ask for one: session plus one in
+/// the high half, waitable in the low; 0: none, or taken.
+static SPARE: AtomicU64 = AtomicU64::new(0);
+/// Waitables that stay for others when children reserve theirs.
+const UNRESERVED: usize = EPOLL_SETS + 64;
+
 /// A waitable of a blocked call. Not dropped but given back, see [`leave`](Seat::leave).
 #[derive(Clone, Copy)]
 pub struct Seat {
@@ -29,16 +35,63 @@ pub struct Seat {
     session: SessionRef<'static>,
     id: WaitableId,
     doorbell: c_int,
+    /// It is the spare one.
+    spare: bool,
 }
 
 impl Seat {
+    /// In a child: the parent's spare seat is the parent's.
+    pub fn forget_spare() {
+        SPARE.store(0, Ordering::Release);
+    }
+
+    /// Keeps a seat for this process, a fresh child.
+    pub fn reserve(view: &'static View) {
+        let Some(session) = view.session() else { return };
+        if session.free_waitables().count() < UNRESERVED {
+            recover(session);
+        }
+        if session.free_waitables().count() >= UNRESERVED
+            && let Ok(seat) = Seat::take(view)
+        {
+            seat.keep();
+        }
+    }
+
+    /// Makes it the spare seat, which lives as long as the process.
+    fn keep(self) {
+        self.line().owner.store(identity::pid(), Ordering::Release);
+        let spare = (u64::from(self.view.index()) + 1) << 32 | u64::from(self.id.get());
+        SPARE.store(spare, Ordering::Release);
+    }
+
+    /// The spare seat, if it is there and of this session.
+    fn spare(view: &'static View, session: SessionRef<'static>) -> Option<Seat> {
+        let spare = SPARE.load(Ordering::Acquire);
+        if spare >> 32 != u64::from(view.index()) + 1 {
+            return None;
+        }
+        let id = WaitableId::new(spare as u32)?;
+        let doorbell = view.doorbells[id.index()].load(Ordering::Acquire) - 1;
+        let taken = SPARE.compare_exchange(spare, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if !taken || doorbell < 0 {
+            return None;
+        }
+        session.waitable(id).clear();
+        session.waitable(id).owner.store(identity::tid(), Ordering::Release);
+        Some(Seat { view, session, id, doorbell, spare: true })
+    }
+
     pub fn take(view: &'static View) -> core::result::Result<Seat, Trouble> {
         let full = Trouble { reason: persona_channel::attach::reason::NO_MEMORY, errno: Errno(libc::ENOBUFS) };
         let session = view.session().ok_or(full)?;
+        if let Some(seat) = Seat::spare(view, session) {
+            return Ok(seat);
+        }
         let me = identity::tid();
         let known = view.known_doorbells().find(|id| session.free_waitables().claim_one(id.get()));
         if let Some(id) = known {
-            // Where the bell hangs already nothing has to be asked: a child in a sandbox could not.
+            // Where the bell hangs already nothing has to be asked.
             session.waitable(id).clear();
             session.waitable(id).owner.store(me, Ordering::Release);
         }
@@ -48,7 +101,7 @@ impl Seat {
         });
         let id = id.ok_or(full)?;
         match doorbell(view, id) {
-            Ok(doorbell) => Ok(Seat { view, session, id, doorbell }),
+            Ok(doorbell) => Ok(Seat { view, session, id, doorbell, spare: false }),
             Err(trouble) => {
                 session.release_waitable(id);
                 Err(trouble)
@@ -96,7 +149,11 @@ impl Seat {
     /// Gives the seat back. Subscriptions were undone before.
     pub fn leave(self) {
         self.line().sleeping.store(0, Ordering::Relaxed);
-        self.session.release_waitable(self.id);
+        if self.spare {
+            self.keep();
+        } else {
+            self.session.release_waitable(self.id);
+        }
     }
 }
 
