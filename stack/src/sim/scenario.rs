@@ -300,12 +300,12 @@ impl Scenario {
             params.queue = self.rng.magnitude(4_000, 200_000);
         }
         if self.also(Family::FailingLink) {
-            // A handshake is given up after a minute without a link.
-            let most = if self.early_outages { 1 } else { 3 };
+            // A handshake is given up after a minute without a link, and a SYN,ACK that was repeated makes a long timeout.
+            let (most, longest) = if self.early_outages { (1, 8_000_000) } else { (3, 20_000_000) };
             for _ in 0..self.rng.between(1, most) {
                 let earliest = if self.early_outages { 0 } else { 1_000_000 };
                 let from = start + earliest + self.rng.magnitude(1_000, 20_000_000);
-                params.outages.push((from, from + self.rng.magnitude(10_000, 20_000_000)));
+                params.outages.push((from, from + self.rng.magnitude(10_000, longest)));
             }
         }
         if self.is(&[Family::BusyPort]) && params.rate == 0 {
