@@ -98,7 +98,13 @@ impl Network {
         let id = command.args[0] as u32;
         self.socket(place).anchor = Some(id);
         let generation = self.line(place).generation();
-        let Some(anchor) = self.sessions[session].anchors.get_mut(&id) else { return -libc::EBADF };
+        let Some(anchor) = self.sessions[session].anchors.get_mut(&id) else {
+            // The descriptor was closed before its command came: the socket begins and ends here.
+            let socket = self.socket(place);
+            (socket.closed, socket.shut) = (true, true);
+            self.touched.insert(place);
+            return 0;
+        };
         anchor.slot = Some((command.socket, generation));
         self.set_bits(place, state_bits::BOUND);
         0
