@@ -3,14 +3,17 @@
 //!
 //! `transfer ROLE MODE BYTES ADDRESS:PORT [CONNECTIONS]` with ROLE `listen` or `connect` and MODE, seen from this end,
 //! `send`, `receive`, `both` (each in its own direction, at once) or `echo` (a request of BYTES, its answer, in turn, 100
-//! times). The bytes are a function of their position and direction, so that each end checks every one. Prints one
+//! times); `both` with a pause after each write is `paced`, for tests that need a transfer to last. The bytes are a function of their position and direction, so that each end checks every one. Prints one
 //! JSON object: bytes each way, hashes, and the first wrong position if there is one. Exit status 1 on any difference.
 
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Between the writes of a paced transfer.
+const PAUSE: Duration = Duration::from_millis(5);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -47,9 +50,11 @@ fn run(stream: TcpStream, mode: &str, bytes: u64, listening: bool) -> bool {
             let received = receive(&stream, theirs);
             (Direction::default(), received)
         }
-        "both" => std::thread::scope(|scope| {
+        "both" | "paced" => std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                let sent = send(&stream, bytes, mine);
+                let mut sent =
+                    Direction { pause: if mode == "paced" { PAUSE } else { Duration::ZERO }, ..Direction::default() };
+                sent.write(&stream, bytes, mine);
                 stream.shutdown(Shutdown::Write).expect("shutdown");
                 sent
             });
@@ -94,6 +99,7 @@ fn run(stream: TcpStream, mode: &str, bytes: u64, listening: bool) -> bool {
 #[derive(Default)]
 struct Direction {
     bytes: u64,
+    pause: Duration,
     hasher: Sha256,
     wrong_at: Option<u64>,
 }
@@ -112,6 +118,7 @@ impl Direction {
             stream.write_all(&buffer[..len]).expect("write");
             self.hasher.update(&buffer[..len]);
             self.bytes += len as u64;
+            std::thread::sleep(self.pause);
         }
     }
 
