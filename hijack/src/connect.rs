@@ -41,12 +41,15 @@ extern "C-unwind" fn connect_ours(handle: &Handle, address: &Address) -> Result<
             other => return other,
         }
     }
+    if handle.is_nonblocking() && !pending {
+        // The first call only says that it has begun, as on Linux, even if the answer is there already.
+        return Err(Errno(libc::EINPROGRESS));
+    }
     if let Some(outcome) = outcome(handle, pending) {
         return outcome;
     }
     if handle.is_nonblocking() {
-        // The first call says that it has begun, further ones that it is still under way.
-        return Err(Errno(if pending { libc::EALREADY } else { libc::EINPROGRESS }));
+        return Err(Errno(libc::EALREADY));
     }
     let deadline = wait::deadline(handle.socket.cursor.send_timeout.load(Ordering::Relaxed));
     loop {

@@ -52,7 +52,7 @@ impl Socket {
         register(&fd, umem, on)?;
         let geometry = umem.geometry();
         let size = |result: rustix::io::Result<()>| result.map_err(PortError::io("making the AF_XDP rings", on));
-        size(sockopt::set_xdp_umem_fill_ring_size(&fd, geometry.rx_frames))?;
+        size(sockopt::set_xdp_umem_fill_ring_size(&fd, geometry.fill_entries()))?;
         size(sockopt::set_xdp_umem_completion_ring_size(&fd, geometry.tx_frames))?;
         size(sockopt::set_xdp_rx_ring_size(&fd, geometry.rx_frames))?;
         size(sockopt::set_xdp_tx_ring_size(&fd, geometry.tx_frames))?;
@@ -66,7 +66,7 @@ impl Socket {
             let len = at.desc as usize + size as usize * entry;
             Mapping::new(&fd, len, page).map_err(PortError::io("mapping the AF_XDP rings", on))
         };
-        let fill = ring(&offsets.fr, geometry.rx_frames, 8, XDP_UMEM_PGOFF_FILL_RING)?;
+        let fill = ring(&offsets.fr, geometry.fill_entries(), 8, XDP_UMEM_PGOFF_FILL_RING)?;
         let completion = ring(&offsets.cr, geometry.tx_frames, 8, XDP_UMEM_PGOFF_COMPLETION_RING)?;
         let rx = ring(&offsets.rx, geometry.rx_frames, 16, XDP_PGOFF_RX_RING)?;
         let tx = ring(&offsets.tx, geometry.tx_frames, 16, XDP_PGOFF_TX_RING)?;
@@ -74,7 +74,7 @@ impl Socket {
         // user of its socket.
         let rings = unsafe {
             Rings {
-                fill: Producer::new(raw(&fill, &offsets.fr, geometry.rx_frames)),
+                fill: Producer::new(raw(&fill, &offsets.fr, geometry.fill_entries())),
                 completion: Consumer::new(raw(&completion, &offsets.cr, geometry.tx_frames)),
                 rx: Consumer::new(raw(&rx, &offsets.rx, geometry.rx_frames)),
                 tx: Producer::new(raw(&tx, &offsets.tx, geometry.tx_frames)),

@@ -48,6 +48,12 @@ impl Geometry {
         (self.rx_frames as usize + self.tx_frames as usize) * self.frame_size as usize
     }
 
+    /// Entries of the fill ring. Twice the frames: the kernel shows a received frame before it shows that it has taken
+    /// the fill entry (xsk_flush), so that the frame can come back while its old entry still seems to be there.
+    pub fn fill_entries(&self) -> u32 {
+        2 * self.rx_frames
+    }
+
     /// Bytes that a transmit frame can hold.
     pub fn tx_capacity(&self) -> usize {
         (self.frame_size - self.metadata) as usize
