@@ -17,6 +17,8 @@ pub struct Hello {
     /// size_of::<Session>() >> 12 and size_of::<Socket>() as the library has them.
     pub session_pages: u32,
     pub socket_size: u32,
+    /// What the process signs slots with ([`CursorLine::claimant`](crate::layout::CursorLine::claimant)): its id in the
+    /// low 22 bits, a number of the program image above. Who it is, the socket's credentials say.
     pub pid: u32,
     /// 0: a new session; else join this one.
     pub session: u64,

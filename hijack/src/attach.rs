@@ -391,7 +391,7 @@ fn dial() -> Result<c_int, Trouble> {
 /// Says hello and takes the welcome with its descriptors.
 fn greet(connection: c_int, join: Option<(u64, [u64; 2])>) -> Result<(Welcome, Descriptors), Trouble> {
     let mut name = [0; 64];
-    let hello = Hello::new(sys::getpid(), place::program(&mut name), join);
+    let hello = Hello::new(identity::claimant(), place::program(&mut name), join);
     let (answer, descriptors) = exchange(connection, hello.as_bytes()).map_err(Trouble::gone)?;
     match answer {
         Answer::Welcome(welcome) => Ok((welcome, descriptors)),

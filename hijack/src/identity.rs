@@ -16,6 +16,8 @@ thread_local! {
 
 static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
 const PAGE_SIZE: usize = 4096;
+/// The image's number, see [`claimant`]; 0: none yet.
+static IMAGE: AtomicU32 = AtomicU32::new(0);
 
 /// The id of the calling thread.
 #[inline]
@@ -30,6 +32,19 @@ pub fn pid() -> u32 {
         0 => sys::getpid(),
         pid => pid,
     }
+}
+
+/// What this process signs the slots with that it claims, and its hello: its id, and above it a number that differs from
+/// image to image. After exec the engine hears of the old image's end while the new one, with the same id, is at work.
+pub fn claimant() -> u32 {
+    const ID_BITS: u32 = 22;
+    let mut image = IMAGE.load(Ordering::Acquire);
+    if image == 0 {
+        let fresh = (sys::now() / 1_000) as u32 % ((1 << (32 - ID_BITS)) - 1) + 1;
+        image =
+            IMAGE.compare_exchange(0, fresh, Ordering::AcqRel, Ordering::Acquire).map_or_else(|known| known, |_| fresh);
+    }
+    pid() | image << ID_BITS
 }
 
 /// True in a child that was forked behind our back, until [`mark`].

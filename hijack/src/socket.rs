@@ -131,7 +131,7 @@ fn open(kind: c_int) -> core::result::Result<c_int, Trouble> {
     let view = attach::current()?;
     let no_memory = Trouble { reason: reason::NO_MEMORY, errno: Errno(libc::ENOBUFS) };
     let session = view.session().ok_or(no_memory)?;
-    let socket = session.claim_slot(identity::pid()).ok_or(no_memory)?;
+    let socket = session.claim_slot(identity::claimant()).ok_or(no_memory)?;
     begin(&socket, kind);
     let anchored = anchors::hand_out(view, kind & libc::SOCK_CLOEXEC != 0);
     // The engine has not heard of the slot yet, so it goes back as it came.
@@ -152,7 +152,7 @@ fn open(kind: c_int) -> core::result::Result<c_int, Trouble> {
 pub fn begin(socket: &SocketRef, kind: c_int) {
     let flags = if kind & libc::SOCK_NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
     let cursor = socket.cursor;
-    cursor.claimant.store(identity::pid(), Ordering::Relaxed);
+    cursor.claimant.store(identity::claimant(), Ordering::Relaxed);
     cursor.file_flags.store((libc::O_RDWR | flags) as u32, Ordering::Relaxed);
     let kind = libc::AF_INET as u32 | (libc::SOCK_STREAM as u32) << 8 | (libc::IPPROTO_TCP as u32) << 16;
     cursor.kind.store(kind, Ordering::Relaxed);
