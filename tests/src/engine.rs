@@ -32,15 +32,29 @@ impl Engine {
     }
 
     pub fn start_with(topology: &Topology, config: &Value) -> Result<Self> {
+        Self::start_as(topology, "test", &config.to_string())
+    }
+
+    /// Under a name of the test's choice.
+    pub fn start_named(topology: &Topology, kind: &str, name: &str) -> Result<Self> {
+        Self::start_as(topology, name, &json!({ "interfaces": [interface(kind, topology)] }).to_string())
+    }
+
+    /// On a configuration file as it is.
+    pub fn start_file(topology: &Topology, file: &Path) -> Result<Self> {
+        Self::start_as(topology, "test", &std::fs::read_to_string(file)?)
+    }
+
+    fn start_as(topology: &Topology, name: &str, config: &str) -> Result<Self> {
         let engine = Self {
-            name: "test".into(),
+            name: name.into(),
             namespace: topology.ours.clone(),
             directory: tempfile::Builder::new().prefix("persona-test-").tempdir().context("temporary directory")?,
         };
         // Programs of ordinary users reach the session socket through this directory.
         std::fs::set_permissions(engine.directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let file = engine.directory.path().join("config.json");
-        std::fs::write(&file, config.to_string())?;
+        std::fs::write(&file, config)?;
         let output =
             engine.persona(&["up", "--name", &engine.name, "--config", file.to_str().context("path")?]).output()?;
         if !output.status.success() {

@@ -1,58 +1,76 @@
-//! The talk's own way, with the example file as it was shown: a macvtap, LKL's keys, and a program that is given the
-//! library by LD_PRELOAD and the configuration by LKL_HIJACK_CONFIG_FILE.
+//! What a user of LKL's hijack library brings along works: the configuration file and the way to attach.
 
 use persona_tests::{Engine, Link, Side, Topology, binary};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::path::Path;
+use std::process::Command;
 
+/// The example of the talk, as it is.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/talk.json");
+/// The device that it names, and so the index of its interface.
+const DEVICE: &str = "/dev/tap23";
 const GATEWAY: &str = "202.214.86.129";
-const MAC: &str = "02:87:f8:27:22:02";
-const BYTES: usize = 8 << 20;
+
+/// The device node. Where the kernel keeps /dev itself (devtmpfs) it comes and goes with the interface; elsewhere it is
+/// made here and removed whatever happens.
+struct Node {
+    made: bool,
+}
+
+impl Node {
+    fn make(numbers: &str) -> Self {
+        if Path::new(DEVICE).exists() {
+            return Self { made: false };
+        }
+        let (major, minor) = numbers.trim().split_once(':').unwrap();
+        assert!(Command::new("mknod").args([DEVICE, "c", major, minor]).status().unwrap().success());
+        Self { made: true }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = std::fs::remove_file(DEVICE);
+        }
+    }
+}
 
 #[test]
-fn the_example_of_the_talk_runs_and_transfers() {
+fn the_talks_example_runs_on_its_macvtap_and_transfers() {
     let topology = Topology::new(Link::default()).unwrap();
-    let device = topology.add_macvtap().unwrap();
-    // Before the engine comes, as whoever makes the device does it.
-    let links: Value =
-        serde_json::from_str(&topology.run(&topology.ours, &["ip", "-j", "-d", "link"]).unwrap()).unwrap();
-    let macvtap = links.as_array().unwrap().iter().find(|link| link["linkinfo"]["info_kind"] == "macvtap").unwrap();
-    let name = macvtap["ifname"].as_str().unwrap();
-    topology.run(&topology.ours, &["ip", "link", "set", "dev", name, "address", MAC, "up"]).unwrap();
+    let run = |words: &[&str]| topology.run(&topology.ours, words).unwrap();
+    run(&[
+        "ip", "link", "add", "link", "veth0", "name", "macvtap0", "index", "23", "type", "macvtap", "mode", "bridge",
+    ]);
+    run(&["ip", "link", "set", "macvtap0", "address", "02:87:f8:27:22:02", "up"]);
+    let _node = Node::make(&run(&["sh", "-c", "cat /sys/class/net/macvtap0/tap23/dev"]));
     topology.run(&topology.peer, &["ip", "address", "add", &format!("{GATEWAY}/26"), "dev", "veth0"]).unwrap();
 
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/talk.json");
-    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(example).unwrap()).unwrap();
-    // The number is the kernel's choice; nothing else of the file changes.
-    assert_eq!(config["interfaces"][0]["param"], "/dev/tap23");
-    config["interfaces"][0]["param"] = device.into();
-    let engine = Engine::start_with(&topology, &config).unwrap();
-
-    let directory = tempfile::tempdir().unwrap();
-    let payload: Vec<u8> = (0..BYTES).map(|at| (at * 31 + at / 251) as u8).collect();
-    std::fs::write(directory.path().join("file"), &payload).unwrap();
-    let root = directory.path().to_str().unwrap();
-    let server = topology.spawn(Side::Peer, &["python3", "-m", "http.server", "8001", "--directory", root]).unwrap();
-    topology.wait_for_peer_listener(8001).unwrap();
-
-    // No `persona run`. The name is told because a test's engine is not called default.
-    let received = directory.path().join("received");
-    let config_file = engine.run_dir().join("config.json");
-    let variables = [
-        format!("LD_PRELOAD={}", binary("libpersona.so").display()),
-        format!("LKL_HIJACK_CONFIG_FILE={}", config_file.display()),
-        format!("PERSONA_RUN_DIR={}", engine.run_dir().display()),
-        format!("PERSONA_NAME={}", engine.name),
-    ];
-    let url = format!("http://{GATEWAY}:8001/file");
-    let mut command = vec!["env"];
-    command.extend(variables.iter().map(String::as_str));
-    command.extend(["curl", "--silent", "--show-error", "--fail", "--output", received.to_str().unwrap(), &url]);
-    topology.succeed(Side::Host, &command, 30).unwrap();
-
-    assert_eq!(Sha256::digest(std::fs::read(&received).unwrap()), Sha256::digest(&payload));
+    let engine = Engine::start_file(&topology, EXAMPLE.as_ref()).unwrap();
+    let transfer = binary("transfer").display().to_string();
+    let address = format!("{GATEWAY}:5001");
+    let server = topology.spawn(Side::Peer, &[&transfer, "listen", "both", "5000000", &address]).unwrap();
+    topology.wait_for_peer_listener(5001).unwrap();
+    topology.succeed(Side::Persona(&engine), &[&transfer, "connect", "both", "5000000", &address], 30).unwrap();
+    assert!(server.finish(20).unwrap().status.success());
     topology.assert_kernel_saw_no_tcp().unwrap();
-    drop(server);
-    engine.down().unwrap();
+}
+
+#[test]
+fn a_preload_and_lkls_environment_attach_to_the_running_engine() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start_named(&topology, "xdp", "default").unwrap();
+    let transfer = binary("transfer").display().to_string();
+    let address = format!("{}:5001", persona_tests::topology::PEER_ADDRESS);
+    let server = topology.spawn(Side::Peer, &[&transfer, "listen", "both", "5000000", &address]).unwrap();
+    topology.wait_for_peer_listener(5001).unwrap();
+    let mut command = topology.command(Side::Host, &[&transfer, "connect", "both", "5000000", &address]);
+    command
+        .env("LD_PRELOAD", binary("libpersona.so"))
+        .env("LKL_HIJACK_CONFIG_FILE", engine.run_dir().join("config.json"))
+        .env("PERSONA_RUN_DIR", engine.run_dir());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(server.finish(20).unwrap().status.success());
+    topology.assert_kernel_saw_no_tcp().unwrap();
 }

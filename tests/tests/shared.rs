@@ -1,0 +1,41 @@
+//! Host and engine on one address at the same time: each keeps its own connections, neither answers for the other.
+
+use persona_tests::topology::{OUR_ADDRESS, PEER_ADDRESS};
+use persona_tests::{Engine, Link, Side, Topology, binary};
+
+const QUIET: [&str; 2] = ["InErrs", "OutRsts"];
+
+#[test]
+fn the_hosts_own_connections_go_on_beside_the_engines_on_one_address() {
+    for kind in ["xdp", "packet"] {
+        let topology = Topology::new(Link { shared: true, ..Link::default() }).unwrap();
+        let engine = Engine::start(&topology, kind).unwrap();
+        let transfer = binary("transfer").display().to_string();
+        let before = QUIET.map(|name| topology.kernel_counter(&topology.ours, "Tcp", name).unwrap());
+        // Host and engine listen on neighbouring ports of one address, the peer connects to both at once, and both
+        // connect back.
+        let (host, ours) = (format!("{OUR_ADDRESS}:6001"), format!("{OUR_ADDRESS}:6002"));
+        let host_server = topology.spawn(Side::Host, &[&transfer, "listen", "both", "30000000", &host]).unwrap();
+        let our_server =
+            topology.spawn(Side::Persona(&engine), &[&transfer, "listen", "both", "30000000", &ours]).unwrap();
+        engine.wait_for_listener(6002).unwrap();
+        let host_client = topology.spawn(Side::Peer, &[&transfer, "connect", "both", "30000000", &host]).unwrap();
+        let our_client = topology.spawn(Side::Peer, &[&transfer, "connect", "both", "30000000", &ours]).unwrap();
+        for end in [host_client, our_client, host_server, our_server] {
+            let end = end.finish(60).unwrap();
+            assert!(end.status.success(), "{kind}: {}{}", end.stdout, end.stderr);
+        }
+        let back = format!("{PEER_ADDRESS}:6003");
+        for side in [Side::Host, Side::Persona(&engine)] {
+            let server = topology.spawn(Side::Peer, &[&transfer, "listen", "both", "3000000", &back]).unwrap();
+            topology.wait_for_peer_listener(6003).unwrap();
+            topology.succeed(side, &[&transfer, "connect", "both", "3000000", &back], 30).unwrap();
+            assert!(server.finish(20).unwrap().status.success());
+        }
+        let after = QUIET.map(|name| topology.kernel_counter(&topology.ours, "Tcp", name).unwrap());
+        assert_eq!(before, after, "{kind}: the host answered for the engine");
+        // The host's kernel carried its own two connections and no others.
+        assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "PassiveOpens").unwrap(), 1);
+        assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "ActiveOpens").unwrap(), 1);
+    }
+}
