@@ -10,6 +10,7 @@
 
 SEEDS ?= 100000
 FROM ?= 1000
+MIB ?= 1024
 stage := deploy/stage
 cargo := cargo
 
@@ -58,7 +59,7 @@ bench: install release
 # SEEDS simulated connections of each family from seed FROM on, then everything that is ignored for its length.
 soak: install build
 	FROM=$(FROM) SEEDS=$(SEEDS) $(cargo) test --release -p persona-stack --lib -- --ignored --nocapture
-	$(cargo) test --release --no-fail-fast -p persona-tests -- --ignored
+	PERSONA_TRANSFER_MIB=$(MIB) $(cargo) test --release --no-fail-fast -p persona-tests -- --ignored --nocapture
 
 fmt:
 	$(cargo) fmt --all

@@ -51,12 +51,14 @@ fn exchange(topology: &Topology, engine: &Engine, listen: bool, mode: &str, byte
 }
 
 /// One point of the matrix.
+#[derive(Debug)]
 struct Case {
     port: Port,
     link: Link,
     shards: u32,
 }
 
+#[derive(Clone, Copy, Debug)]
 enum Port {
     Xdp,
     /// With or without PACKET_VNET_HDR.
@@ -180,4 +182,25 @@ fn macvtap_jumbo() {
 #[test]
 fn macvtap_without_veth_offload() {
     run(&Case { port: Port::Macvtap, link: Link { mtu: 1500, offload: false, queues: 1, shared: false }, shards: 1 });
+}
+
+/// Everything with everything, 1 GiB each way unless PERSONA_TRANSFER_MIB says otherwise.
+#[test]
+#[ignore = "the full matrix, for make soak"]
+fn full_matrix() {
+    for port in [Port::Xdp, Port::Packet { vnet: true }, Port::Packet { vnet: false }, Port::Tap, Port::Macvtap] {
+        let diverted = matches!(port, Port::Xdp | Port::Packet { .. });
+        for (shared, shards, offload, mtu) in combinations() {
+            // A tap has no host to share an address with; a macvtap's device here has one queue.
+            if diverted || (!shared && shards == 1) {
+                let case = Case { port, link: Link { mtu, offload, queues: shards, shared }, shards };
+                println!("{case:?}");
+                run(&case);
+            }
+        }
+    }
+}
+
+fn combinations() -> impl Iterator<Item = (bool, u32, bool, u32)> {
+    (0..16).map(|bits| (bits & 1 != 0, 1 + (bits >> 1 & 1), bits & 4 != 0, if bits & 8 != 0 { 9000 } else { 1500 }))
 }
