@@ -20,6 +20,9 @@ const LONGEST_SPIN: u64 = 100;
 const SHORT_SLEEP: u64 = 150;
 /// Iterations between looks at the descriptors (hang-ups, events of parked sessions) while there is work.
 const GLANCE_EVERY: u64 = 64;
+/// Output that waits for a neighbour is tried again after this, in microseconds, should the reply that wakes us have been
+/// lost on its way between shards. A full port is no reason to sleep at all.
+const PENDING_OUTPUT: u64 = 10_000;
 /// Descriptors taken from the kernel at once.
 const EVENTS: usize = 256;
 
@@ -138,7 +141,9 @@ impl Shard<'_> {
 
     fn next_deadline(&self) -> Option<Instant> {
         let flows = self.lingering_flows.front().map(|(until, ..)| *until);
-        [self.stack.next_timeout(), flows, self.stopping].into_iter().flatten().min()
+        let output =
+            self.stack.output_pending().then(|| self.now + persona_stack::Duration::from_micros(PENDING_OUTPUT));
+        [self.stack.next_timeout(), flows, self.stopping, output].into_iter().flatten().min()
     }
 
     /// Says that we sleep, and looks once more; `false` when there is something to do after all.
