@@ -50,15 +50,13 @@ pub enum Kind {
     Xsk,
     /// Memfd of a UMEM. a: interface, b: queue.
     Umem,
-    /// Packet socket. a: interface, b: queue.
-    Packet,
-    /// Tap or macvtap device. a: interface, b: queue.
+    /// Tap or macvtap device. a: interface, b: queue; `len` holds our hardware address.
     Tap,
     /// Bound kernel socket that keeps a port from being handed out. a: IPv4 address (0: any), b: port.
     Reservation,
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 18] = [
     Kind::Keeper,
     Kind::EngineLink,
     Kind::Arena,
@@ -75,7 +73,6 @@ const KINDS: [Kind; 19] = [
     Kind::BpfProgram,
     Kind::Xsk,
     Kind::Umem,
-    Kind::Packet,
     Kind::Tap,
     Kind::Reservation,
 ];

@@ -3,8 +3,11 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use persona_tests::engine::interface;
 use persona_tests::topology::{INTERFACE, PEER_ADDRESS};
 use persona_tests::{Engine, Link, Running, Side, Topology, binary};
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A second address of the host beside the engine's, for traffic that is not ours.
@@ -84,13 +87,83 @@ fn a_killed_engine_resets_its_connections_and_comes_back_while_the_link_stays() 
     wait_until(|| engine.engine_pid().is_ok_and(|pid| pid != before));
 
     // The new engine serves new programs.
-    let transfer = binary("transfer").display().to_string();
-    let address = format!("{PEER_ADDRESS}:7002");
-    let server = topology.spawn(Side::Peer, &[&transfer, "listen", "both", "1000000", &address]).unwrap();
-    topology.wait_for_peer_listener(7002).unwrap();
-    topology.succeed(Side::Persona(&engine), &[&transfer, "connect", "both", "1000000", &address], 30).unwrap();
-    assert!(server.finish(20).unwrap().status.success());
+    serves(&topology, &engine, Side::Peer, &format!("{PEER_ADDRESS}:7002"));
     exact(host);
+}
+
+/// A program under Persona exchanges a megabyte with a server of a host kernel.
+fn serves(topology: &Topology, engine: &Engine, side: Side<'_>, address: &str) {
+    let transfer = binary("transfer").display().to_string();
+    let server = topology.spawn(side, &[&transfer, "listen", "both", "1000000", address]).unwrap();
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let namespace = if matches!(side, Side::Peer) { &topology.peer } else { &topology.ours };
+    let listens = format!(":{port:04X} 00000000:0000 0A");
+    wait_until(|| topology.run(namespace, &["cat", "/proc/net/tcp"]).unwrap().contains(&listens));
+    topology.succeed(Side::Persona(engine), &[&transfer, "connect", "both", "1000000", address], 30).unwrap();
+    assert!(server.finish(20).unwrap().status.success());
+}
+
+/// Kills the engine and waits for its successor.
+fn killed(engine: &Engine) {
+    let before = engine.engine_pid().unwrap();
+    kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+    wait_until(|| engine.engine_pid().is_ok_and(|pid| pid != before) && engine.json(&["info"]).is_ok());
+}
+
+/// What the descriptors of the table that keeper and engine share lead to, kind by kind.
+fn descriptors(engine: &Engine) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", engine.keeper().unwrap())).unwrap() {
+        // One that the engine closes this moment cannot be read any more.
+        let Ok(target) = std::fs::read_link(entry.unwrap().path()) else { continue };
+        let target = target.to_string_lossy().into_owned();
+        *kinds.entry(target.split(":[").next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    kinds
+}
+
+#[test]
+fn an_engine_killed_on_a_packet_port_comes_back_without_leaving_a_socket() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let config = json!({ "interfaces": [interface("packet", &topology)], "shards": 2 });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    let sockets = || topology.run(&topology.ours, &["cat", "/proc/net/packet"]).unwrap().lines().count();
+    let address = format!("{PEER_ADDRESS}:7003");
+    serves(&topology, &engine, Side::Peer, &address);
+    let before = (sockets(), descriptors(&engine));
+    assert!(before.0 > 2, "a heading and a socket for each queue");
+    for _ in 0..2 {
+        killed(&engine);
+        serves(&topology, &engine, Side::Peer, &address);
+    }
+    // The connections of the programs that have ended go when the engine has seen their end.
+    wait_until(|| (sockets(), descriptors(&engine)) == before);
+    topology.assert_kernel_saw_no_tcp().unwrap();
+}
+
+#[test]
+fn a_tap_that_the_engine_made_outlives_it_with_what_the_host_has_there() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let ours = &topology.ours;
+    let config = json!({ "interfaces": [{ "type": "tap", "param": "made0", "ip": "10.9.5.2", "masklen": 24 }] });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    topology.run(ours, &["ip", "address", "add", "10.9.5.1/24", "dev", "made0"]).unwrap();
+    topology.run(ours, &["ip", "link", "set", "made0", "up"]).unwrap();
+    serves(&topology, &engine, Side::Host, "10.9.5.1:7004");
+    let mac = || engine.json(&["info"]).unwrap()["interfaces"][0]["mac"].clone();
+    let index = || topology.run(ours, &["cat", "/sys/class/net/made0/ifindex"]).unwrap();
+    let before = (index(), mac(), descriptors(&engine));
+    for _ in 0..2 {
+        killed(&engine);
+        serves(&topology, &engine, Side::Host, "10.9.5.1:7004");
+    }
+    wait_until(|| (index(), mac(), descriptors(&engine)) == before);
+    engine.down().unwrap();
+    assert!(is_gone(&topology, "made0"), "what was made for the engine goes with it");
+}
+
+fn is_gone(topology: &Topology, interface: &str) -> bool {
+    topology.run(&topology.ours, &["ip", "link", "show", "dev", interface]).is_err()
 }
 
 #[test]

@@ -14,10 +14,10 @@ mod tests;
 pub use inherit::{detach_all, hold_all, pass_all};
 pub use persona_ebpf::{AddressMode, Counters, Error, Hold, Reason, XdpMode};
 
-use persona_ebpf::attach::attach_socket_filter;
 use persona_ebpf::{ClsactFilter, FlowKey, Link, ListenerKey, Maps, Object, Program, Sizes};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// What kind of port the interface has.
@@ -26,7 +26,7 @@ pub enum PortKind {
     /// AF_XDP sockets on the receive queues. `multi_buffer`: they are bound with XDP_USE_SG. `mode`: this or none;
     /// absent: the driver's where it has one, else the generic.
     Xdp { multi_buffer: bool, mode: Option<XdpMode> },
-    /// Packet sockets: each has to be given the filter ([`Diversion::filter_packet_socket`]).
+    /// Packet sockets: each has to be given the filter ([`Diversion::socket_filter`]).
     Packet,
 }
 
@@ -118,11 +118,11 @@ impl Diversion {
         self.maps.set_xsk(queue, socket)
     }
 
-    /// Lets only what is ours into the ring of this packet socket. Frames that came before stay in the ring.
-    pub fn filter_packet_socket(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
+    /// The program that lets only what is ours into a packet socket's ring, to be attached before the socket is bound.
+    pub fn socket_filter(&self) -> io::Result<OwnedFd> {
         match &self.socket_filter {
-            Some(filter) => attach_socket_filter(filter.as_fd(), socket),
-            None => Err(Error::Missing { what: "loaded program", name: Program::Socket.name() }),
+            Some(filter) => filter.try_clone(),
+            None => Err(io::Error::other("this diversion was attached for AF_XDP and has no socket filter")),
         }
     }
 

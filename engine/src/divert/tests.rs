@@ -3,7 +3,8 @@
 use super::*;
 use crate::host::fixture::{eventually, in_namespace, ip};
 use crate::ledger::{Kind, Ledger};
-use std::os::fd::AsRawFd;
+use persona_ebpf::attach::attach_socket_filter;
+use std::os::fd::{AsFd, AsRawFd};
 
 const CAPACITY: Capacity = Capacity { queues: 1, flows: 16, listeners: 4 };
 const XDP: PortKind = PortKind::Xdp { multi_buffer: false, mode: None };
@@ -25,8 +26,7 @@ fn both_kinds_of_port_say_how_they_are_attached() {
     in_namespace(|| {
         let xdp = Diversion::attach("us", XDP, CAPACITY).unwrap();
         assert_eq!((xdp.attached().as_str(), xdp.xdp_mode()), ("xdp driver", Some(XdpMode::Driver)));
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(xdp.filter_packet_socket(socket.as_fd()).is_err());
+        assert!(xdp.socket_filter().is_err());
         drop(xdp);
 
         let mode = Some(XdpMode::Generic);
@@ -37,7 +37,8 @@ fn both_kinds_of_port_say_how_they_are_attached() {
 
         let packet = Diversion::attach("us", PortKind::Packet, CAPACITY).unwrap();
         assert_eq!((packet.attached().as_str(), packet.xdp_mode()), ("tcx", None));
-        packet.filter_packet_socket(socket.as_fd()).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        attach_socket_filter(packet.socket_filter().unwrap().as_fd(), socket.as_fd()).unwrap();
     });
 }
 
@@ -100,7 +101,7 @@ fn the_programs_outlive_the_engine_and_a_successor_goes_on() {
             assert_eq!((shown.attached, shown.state.as_str(), shown.entries.len()), (attached, "hold", 1));
             if kind == PortKind::Packet {
                 let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-                second.filter_packet_socket(socket.as_fd()).unwrap();
+                attach_socket_filter(second.socket_filter().unwrap().as_fd(), socket.as_fd()).unwrap();
             }
             pass_all(&ledger).unwrap();
             assert_eq!(second.filter().unwrap().state, "pass");

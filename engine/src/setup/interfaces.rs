@@ -4,7 +4,7 @@ use crate::config::{AddressKind, Config, Count, Interface as Wanted, InterfaceKi
 use crate::control::admin::InterfaceFacts;
 use crate::divert::{AddressMode as Diverted, Capacity, Diversion, PortKind, XdpMode};
 use crate::host::{self, HostAddress};
-use crate::ledger::{Kind, Ledger};
+use crate::ledger::{Entry, Kind, Ledger};
 use crate::port::Port;
 use crate::port::packet::{self, PacketPort};
 use crate::port::tap::{self, TapPort};
@@ -32,6 +32,8 @@ pub struct Opened {
     /// The host's index.
     pub index: u32,
     pub mode: AddressMode,
+    /// A shared interface whose addresses of ours are all that the host has there, now and later.
+    pub every_address: bool,
     pub mac: [u8; 6],
     pub mtu: u16,
     pub addresses: Vec<(IpAddr, u8)>,
@@ -159,7 +161,8 @@ fn open_one(
     let mtu = wanted.mtu.map_or(mtu, |mtu| mtu.into());
     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
     let mac = wanted.mac.map_or(mac, |mac| mac.0);
-    Ok(Opened { id: PortId(place as u8), name, index, mode, mac, mtu, addresses, ports, diversion })
+    let every_address = mode == AddressMode::Shared && wanted.ip.is_none();
+    Ok(Opened { id: PortId(place as u8), name, index, mode, every_address, mac, mtu, addresses, ports, diversion })
 }
 
 /// An interface on its way.
@@ -221,11 +224,7 @@ impl Opening<'_> {
             params.checksum_offload &= mask.tx_checksum();
             params.merge &= mask.receive_merged();
         }
-        let socket = self.ledger.find(Kind::Xsk, self.place, queue.into());
-        let memory = self.ledger.find(Kind::Umem, self.place, queue.into());
-        if self.predecessors
-            && let (Some(socket), Some(memory)) = (socket, memory)
-        {
+        if let (Some(socket), Some(memory)) = (self.inherited(Kind::Xsk, queue), self.inherited(Kind::Umem, queue)) {
             // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
             let (socket, memory) = unsafe { (self.ledger.adopt(&socket), self.ledger.adopt(&memory)) };
             return Ok(XdpPort::reopen(&params, socket, memory)?);
@@ -250,11 +249,9 @@ impl Opening<'_> {
         params.fanout = (queues > 1).then_some(interface.index as u16);
         let mut ports: Vec<(u32, Box<dyn Port>)> = Vec::new();
         for queue in 0..queues {
-            let port = PacketPort::open(&params)?;
-            if let Some(socket) = port.descriptors().first() {
-                diversion.filter_packet_socket(*socket)?;
-            }
-            ports.push((queue, Box::new(port)));
+            // Not in the ledger: a successor would find frames of dead connections in the ring. The keeper closes it.
+            params.filter = Some(diversion.socket_filter()?);
+            ports.push((queue, Box::new(PacketPort::open(&params)?)));
         }
         Ok(Device {
             index: interface.index,
@@ -285,23 +282,45 @@ impl Opening<'_> {
         };
         let vnet = self.wanted.offload.is_none_or(|mask| mask.0 != 0);
         let params = tap::Params { place, vnet, multi_queue: queues > 1, merge: true };
-        let mut ports: Vec<(u32, Box<dyn Port>)> = Vec::new();
+        let mut ports: Vec<(u32, TapPort)> = Vec::new();
         let mut name = String::new();
         for queue in 0..queues {
-            let port = TapPort::open(&params)?;
+            let port = self.tap_port(&params, queue)?;
             port.interface().clone_into(&mut name);
-            ports.push((queue, Box::new(port)));
+            ports.push((queue, port));
         }
         let interface = host::Interface::find(&name).ok();
         let mtu = interface.as_ref().map_or(DEFAULT_MTU, |interface| interface.mtu);
         let index = interface.as_ref().map_or(0, |interface| interface.index);
         // A macvtap delivers what is addressed to its own address. A tap is a cable: the host's end has its own
-        // address, ours is another.
-        let mac = match (self.wanted.kind, interface.and_then(|interface| interface.mac)) {
-            (InterfaceKind::Macvtap, Some(mac)) => mac,
+        // address, ours is another, which a successor keeps, since the neighbours know it.
+        let kept = self.inherited(Kind::Tap, 0).and_then(|entry| mac_of(entry.len));
+        let mac = match (self.wanted.kind, interface.and_then(|interface| interface.mac), kept) {
+            (InterfaceKind::Macvtap, Some(mac), _) | (_, _, Some(mac)) => mac,
             _ => random_mac()?,
         };
+        for (queue, port) in &ports {
+            for descriptor in port.descriptors() {
+                self.ledger.record(Kind::Tap, self.place, (*queue).into(), descriptor, word_of(mac))?;
+            }
+        }
+        let ports = ports.into_iter().map(|(queue, port)| (queue, Box::new(port) as Box<dyn Port>)).collect();
         Ok(Device { name, index, mac, mtu, ports, diversion: None })
+    }
+
+    /// A predecessor's queue, or a fresh one. An interface that exists only while it is open stays so, with the
+    /// addresses and routes that the host has there.
+    fn tap_port(&self, params: &tap::Params, queue: u32) -> Result<TapPort> {
+        match self.inherited(Kind::Tap, queue) {
+            // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
+            Some(entry) => Ok(TapPort::reopen(params, unsafe { self.ledger.adopt(&entry) })?),
+            None => Ok(TapPort::open(params)?),
+        }
+    }
+
+    /// What a predecessor left for a queue.
+    fn inherited(&self, kind: Kind, queue: u32) -> Option<Entry> {
+        self.predecessors.then(|| self.ledger.find(kind, self.place, queue.into())).flatten()
     }
 
     fn queues(&self, offered: u32) -> Result<u32> {
@@ -310,7 +329,8 @@ impl Opening<'_> {
             Count::Exactly(queues) if u32::from(queues) <= offered => {
                 if u32::from(queues) < offered && self.wanted.kind == InterfaceKind::Xdp {
                     tracing::warn!(
-                        "{}: frames that arrive on queues {queues} to {} stay with the host",
+                        "{}: frames of ours that arrive on queues {queues} to {} are dropped (DroppedNoSocket): raise \
+                         \"queues\", or have the interface deliver to the others (ethtool -X)",
                         self.wanted.param,
                         offered - 1
                     );
@@ -339,6 +359,17 @@ impl Opening<'_> {
         diversion.record(self.ledger, self.place)?;
         Ok(diversion)
     }
+}
+
+/// A hardware address as a number for the ledger, and back; a record without one has 0.
+fn word_of(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+fn mac_of(word: u64) -> Option<[u8; 6]> {
+    let [_, _, mac @ ..] = word.to_be_bytes();
+    (word != 0).then_some(mac)
 }
 
 /// A locally administered unicast address.

@@ -54,7 +54,21 @@ impl Device {
         let offloads = if vnet.is_ok() { OFFLOADS } else { 0 };
         ioctl(&fd, libc::TUNSETOFFLOAD as libc::Ioctl, offloads as usize)
             .map_err(PortError::io("setting the offloads", path))?;
-        let name = attached_name(&fd).map_err(PortError::io("asking for the interface's name", path))?;
+        let (name, _) = attached_as(&fd).map_err(PortError::io("asking for the interface's name", path))?;
+        Ok(Self { fd, name, vnet })
+    }
+
+    /// An attached descriptor that another process has opened as above.
+    pub fn reopen(params: &Params, fd: OwnedFd) -> Result<Self, PortError> {
+        let place = match &params.place {
+            Place::Tap { name, .. } => name,
+            Place::Macvtap { path } => path,
+        };
+        let (name, flags) = attached_as(&fd).map_err(PortError::io("taking over the device", place))?;
+        let vnet = match flags & libc::IFF_VNET_HDR {
+            0 => Err("not when it was opened".to_owned()),
+            _ => Ok(()),
+        };
         Ok(Self { fd, name, vnet })
     }
 }
@@ -110,13 +124,16 @@ fn attach(fd: &OwnedFd, name: &str, flags: i32) -> io::Result<()> {
     ioctl(fd, libc::TUNSETIFF as libc::Ioctl, argument as usize)
 }
 
-fn attached_name(fd: &OwnedFd) -> io::Result<String> {
+/// The interface's name and its IFF_ flags.
+fn attached_as(fd: &OwnedFd) -> io::Result<(String, i32)> {
     // SAFETY: all zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let argument: *mut libc::ifreq = &raw mut request;
     ioctl(fd, libc::TUNGETIFF as libc::Ioctl, argument as usize)?;
     let name: Vec<u8> = request.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
-    Ok(String::from_utf8_lossy(&name).into_owned())
+    // SAFETY: the kernel wrote this member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok((String::from_utf8_lossy(&name).into_owned(), flags.into()))
 }
 
 fn ioctl(fd: &OwnedFd, number: libc::Ioctl, argument: usize) -> io::Result<()> {

@@ -13,7 +13,7 @@ use super::{Full, Port, PortCounters, TxFrame, vnet};
 use device::Device;
 use persona_stack::{MAX_HEADER, Offload, RxChecksum, RxFrame};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::io::{self, IoSlice};
 
@@ -73,9 +73,17 @@ pub struct TapPort {
 
 impl TapPort {
     pub fn open(params: &Params) -> Result<Self, PortError> {
-        let device = Device::open(params)?;
+        Ok(Self::with(params, Device::open(params)?))
+    }
+
+    /// Goes on with the descriptor of a port whose process ended. Frames that it had not read are received.
+    pub fn reopen(params: &Params, descriptor: OwnedFd) -> Result<Self, PortError> {
+        Ok(Self::with(params, Device::reopen(params, descriptor)?))
+    }
+
+    fn with(params: &Params, device: Device) -> Self {
         let vnet = device.vnet.is_ok();
-        Ok(Self {
+        Self {
             device,
             buffers: vec![0; READ_BATCH * BUFFER].into_boxed_slice(),
             staging: vec![0; BUFFER].into_boxed_slice(),
@@ -84,7 +92,7 @@ impl TapPort {
             macvtap: matches!(params.place, Place::Macvtap { .. }),
             counters: PortCounters::default(),
             failed: None,
-        })
+        }
     }
 
     /// Name of the interface.
