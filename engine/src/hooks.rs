@@ -45,8 +45,10 @@ pub trait Hooks: Sync {
         None
     }
 
-    /// The host gained or lost an address on a shared interface.
-    fn address_changed(&self, _port: PortId, _address: IpAddr, _present: bool) {}
+    /// The host gained or lost an address on a shared interface. Whether the shards are to follow.
+    fn address_changed(&self, _port: PortId, _address: IpAddr, _present: bool) -> bool {
+        false
+    }
 
     /// What is diverted, for `persona filter show`.
     fn filters(&self) -> Vec<crate::admin::Filter> {

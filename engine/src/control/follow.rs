@@ -73,8 +73,9 @@ impl Control<'_> {
 
     fn address(&mut self, of_host: &HostAddress, present: bool) {
         let HostAddress { interface, address, prefix_len } = *of_host;
-        if let Some(port) = self.hooks.interface_of(interface).filter(|_| address.is_ipv4()) {
-            self.hooks.address_changed(port, address, present);
+        if let Some(port) = self.hooks.interface_of(interface).filter(|_| address.is_ipv4())
+            && self.hooks.address_changed(port, address, present)
+        {
             self.tell_shards(|| ShardMessage::Address { port, address, prefix_len, present });
         }
     }

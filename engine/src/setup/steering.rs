@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Ports for the connections that we open from a shared address, per address. Each serves many remote addresses.
 const EPHEMERAL: usize = 1_024;
@@ -22,7 +22,10 @@ const EPHEMERAL: usize = 1_024;
 pub struct Steered {
     pub index: u32,
     pub mode: AddressMode,
-    pub addresses: Vec<IpAddr>,
+    /// Addresses that the host gets later are ours as well.
+    pub every_address: bool,
+    /// Written by the control thread alone, when the host's addresses change.
+    pub addresses: RwLock<Vec<IpAddr>>,
     pub diversion: Option<Diversion>,
 }
 
@@ -43,20 +46,21 @@ impl<'a> Steering<'a> {
             .map(|interface| Steered {
                 index: interface.index,
                 mode: interface.mode,
-                addresses: interface.addresses.iter().map(|(address, _)| *address).collect(),
+                every_address: interface.every_address,
+                addresses: RwLock::new(interface.addresses.iter().map(|(address, _)| *address).collect()),
                 diversion: interface.diversion.take(),
             })
             .collect();
         let mut steering = Self { interfaces, link, ledger, reserved: Mutex::default(), ephemeral: None };
-        if steering.shared_addresses().next().is_some() {
+        if !steering.shared_addresses().is_empty() {
             steering.ephemeral = Some(steering.reserve_ephemeral().context("cannot keep ports from the host")?);
         }
         Ok(steering)
     }
 
-    fn shared_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    fn shared_addresses(&self) -> Vec<IpAddr> {
         let shared = self.interfaces.iter().filter(|interface| interface.mode == AddressMode::Shared);
-        shared.flat_map(|interface| interface.addresses.iter().copied())
+        shared.flat_map(Steered::addresses).collect()
     }
 
     /// The same ports on every shared address.
@@ -113,14 +117,49 @@ impl<'a> Steering<'a> {
         self.interfaces
             .iter()
             .filter(move |interface| {
-                interface.mode == AddressMode::Shared
-                    && (local.is_unspecified() || interface.addresses.contains(&local))
+                interface.mode == AddressMode::Shared && (local.is_unspecified() || interface.has(local))
             })
             .filter_map(|interface| interface.diversion.as_ref())
     }
 
     fn is_shared(&self, local: IpAddr) -> bool {
-        self.shared_addresses().any(|address| local.is_unspecified() || address == local)
+        self.shared_addresses().iter().any(|address| local.is_unspecified() || *address == local)
+    }
+
+    /// Takes an address that the host got: its ports of the ephemeral range are kept from the host, then it is diverted.
+    fn take(&self, interface: &Steered, address: IpAddr) -> Result<()> {
+        let mut kept = Vec::new();
+        for port in self.ephemeral.iter().flat_map(|ports| ports.iter()) {
+            let reservation = crate::host::reserve(SocketAddr::new(address, *port))?;
+            kept.push((reservation.local(), reservation.into_socket()));
+        }
+        if let Some(diversion) = &interface.diversion {
+            diversion.add_address(address, Diverted::Shared)?;
+        }
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
+        interface.addresses.write().unwrap_or_else(PoisonError::into_inner).push(address);
+        Ok(())
+    }
+
+    /// Gives back what [`Steering::take`] took. Ports of listeners there are released when those are closed.
+    fn give_back(&self, interface: &Steered, address: IpAddr) -> Result<()> {
+        interface.addresses.write().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != address);
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        for port in self.ephemeral.iter().flat_map(|ports| ports.iter()) {
+            reserved.remove(&SocketAddr::new(address, *port));
+        }
+        interface.diversion.as_ref().map_or(Ok(()), |diversion| diversion.remove_address(address))?;
+        Ok(())
+    }
+}
+
+impl Steered {
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
     }
 }
 
@@ -190,15 +229,25 @@ impl Hooks for Steering<'_> {
         Some(PortId(place as u8))
     }
 
-    fn address_changed(&self, port: PortId, address: IpAddr, present: bool) {
-        let interface = self.interfaces.get(usize::from(port.0));
-        let Some(diversion) = interface.and_then(|interface| interface.diversion.as_ref()) else { return };
-        let outcome = match present {
-            true => diversion.add_address(address, Diverted::Shared),
-            false => diversion.remove_address(address),
-        };
-        if let Err(error) = outcome {
-            tracing::warn!("the diversion of {address} cannot be changed: {error}");
+    fn address_changed(&self, port: PortId, address: IpAddr, present: bool) -> bool {
+        let Some(interface) = self.interfaces.get(usize::from(port.0)) else { return false };
+        match (present, interface.has(address)) {
+            // Told twice.
+            (true, true) | (false, false) => false,
+            (true, false) if !interface.every_address => false,
+            (true, false) => match self.take(interface, address) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!("the host's new address {address} stays with the host alone: {error:#}");
+                    false
+                }
+            },
+            (false, true) => {
+                if let Err(error) = self.give_back(interface, address) {
+                    tracing::warn!("the diversion of {address} cannot be taken away: {error:#}");
+                }
+                true
+            }
         }
     }
 
