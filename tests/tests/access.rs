@@ -10,7 +10,7 @@ const FETCH: &str =
 const ECHO: &str = "import socket;s=socket.create_server(('10.9.0.1',8100));c=s.accept()[0];c.sendall(c.recv(4))";
 
 /// `program` as user nobody, without any capability, under Persona.
-fn as_nobody<'a>(program: &'a str) -> Vec<&'a str> {
+fn as_nobody(program: &str) -> Vec<&str> {
     vec![
         "setpriv",
         "--reuid=65534",
