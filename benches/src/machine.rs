@@ -1,0 +1,30 @@
+//! Processor time as the kernel counts it: of the whole machine, and of one process.
+
+use anyhow::{Context, Result};
+
+/// Seconds that all processors have spent on anything but idling (interrupts and softirqs included) since boot.
+pub fn busy_seconds() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let line = text.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
+    // user nice system idle iowait irq softirq steal; guest time is in user already. Stolen time is nobody's work here.
+    let busy = [0, 1, 2, 5, 6].iter().map(|&column| ticks.get(column).copied().unwrap_or(0)).sum::<u64>();
+    Ok(busy as f64 / ticks_per_second())
+}
+
+/// Seconds that the process `pid` and its threads have spent, in user mode and in the kernel.
+pub fn process_seconds(pid: i32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    // The name, in parentheses, may hold spaces.
+    let (_, rest) = text.rsplit_once(')').with_context(|| format!("{path} is not a stat line"))?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let [user, system] = [11, 12].map(|at| fields.get(at).and_then(|text| text.parse::<u64>().ok()));
+    let ticks = user.context("utime")? + system.context("stime")?;
+    Ok(ticks as f64 / ticks_per_second())
+}
+
+fn ticks_per_second() -> f64 {
+    // SAFETY: asks for a number.
+    unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
+}
