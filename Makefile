@@ -54,7 +54,9 @@ apps: install build
 	$(cargo) test --no-fail-fast -p persona-hijack -p persona-tests
 
 bench: install release
-	$(cargo) bench --workspace
+	$(cargo) bench --workspace --benches
+	$(cargo) build --release -p persona-benches --bins
+	target/release/endtoend target/bench
 
 # SEEDS simulated connections of each family from seed FROM on, then everything that is ignored for its length.
 soak: install build

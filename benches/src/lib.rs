@@ -4,4 +4,5 @@
 
 pub mod figures;
 pub mod machine;
+pub mod memory;
 pub mod report;

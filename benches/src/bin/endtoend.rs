@@ -7,6 +7,7 @@
 
 use anyhow::{Context, Result, bail};
 use persona_benches::figures::{Better, Figure, Target};
+use persona_benches::memory::{Ends, persona::Persona, smoltcp::Smoltcp};
 use persona_benches::{machine, report};
 use persona_tests::engine::interface;
 use persona_tests::topology::PEER_ADDRESS;
@@ -21,6 +22,9 @@ const PAIRS: usize = 5;
 const BULK_MS: u64 = 1500;
 const ECHO_MS: u64 = 1500;
 const CONNECT_MS: u64 = 1000;
+/// Of a sample of the stack alone.
+const STACK_BYTES: usize = 64 << 20;
+const STACK_PAIRS: usize = 15;
 const IDLE: Duration = Duration::from_secs(10);
 /// What a program may take beyond the time it was given.
 const PATIENCE: u64 = 20;
@@ -50,6 +54,7 @@ extern "C" fn on_interrupt(_: libc::c_int) {
 }
 
 fn measure(figures: &mut Vec<Figure>) -> Result<()> {
+    figures.push(stack_only());
     let plain = Link { offload: false, ..Link::default() };
     {
         let mut xdp = Ground::new(plain, "xdp", &json!({}))?;
@@ -69,6 +74,27 @@ fn measure(figures: &mut Vec<Figure>) -> Result<()> {
     let ours = Placement { client: "1", server: "0", spin_us: 10_000 };
     figures.extend(spinning.round_trips("engine and program spin", &ours, half)?);
     Ok(())
+}
+
+/// Two ends over memory in this thread, beside smoltcp's, in turn.
+fn stack_only() -> Figure {
+    let (mut persona, mut other) = (Persona::connect(0), Smoltcp::connect());
+    let name = "stack only, per segment, against smoltcp";
+    let mut figure = Figure::new(name, "ns", Better::Lower).with_target(Target::AtMost(1.0));
+    // Once for the caches and the congestion window.
+    per_segment(&mut persona);
+    per_segment(&mut other);
+    for _ in 0..STACK_PAIRS {
+        figure.pairs.push((per_segment(&mut persona), per_segment(&mut other)));
+    }
+    figure
+}
+
+/// Nanoseconds that a data segment takes, both ends, its share of acknowledgements included.
+fn per_segment(ends: &mut impl Ends) -> f64 {
+    let started = Instant::now();
+    let segments = ends.transfer(STACK_BYTES);
+    started.elapsed().as_nanos() as f64 / segments as f64
 }
 
 /// Two namespace pairs of one kind: an engine on one, the host's own address on the other, a server at both peers.

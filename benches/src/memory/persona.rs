@@ -1,0 +1,294 @@
+//! Persona's two ends. [`Persona::send`] and [`Persona::receive`] are the halves of a transfer, for benches that time
+//! them apart.
+
+use super::{BUFFER, Ends, MTU, WRITE, Wire};
+use persona_stack::wire::checksum;
+use persona_stack::{
+    AddressMode, Busy, Config, ConnectionId, Event, Host, Incoming, Instant, InterfaceConfig, Link, Offload, Owner,
+    PassiveOpen, Payload, PortId, RxFrame, Segment, SocketOptions, Stack, Stored, TxChecksum,
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+const PORT: PortId = PortId(0);
+const TCP_PORT: u16 = 5201;
+/// Of every connection: there is one per end that moves bytes.
+const OWNER: Owner = Owner(0);
+
+/// The caller's side of one end: stream memory and the way out.
+#[derive(Default)]
+struct Memory {
+    send: Vec<u8>,
+    receive: Vec<u8>,
+    out: Wire,
+    connection: Option<ConnectionId>,
+    written: u64,
+    acked: u64,
+    rcv_end: u64,
+    read: u64,
+}
+
+impl Memory {
+    fn new() -> Self {
+        Self { send: vec![0; BUFFER], receive: vec![0; BUFFER], ..Self::default() }
+    }
+}
+
+/// The parts of a ring that `len` bytes from stream offset `offset` on lie in.
+fn place(offset: u64, len: usize) -> (usize, usize) {
+    let start = offset as usize & (BUFFER - 1);
+    (start, len.min(BUFFER - start))
+}
+
+impl Host for Memory {
+    fn transmit(&mut self, _: PortId, segment: &Segment<'_>) -> Result<(), Busy> {
+        if self.out.is_full() {
+            return Err(Busy);
+        }
+        assert!(segment.gso.is_none(), "no super-segment was announced");
+        let mut frame = self.out.blank();
+        frame.extend_from_slice(segment.header);
+        let mut sum = 0;
+        match segment.payload {
+            Payload::None => {}
+            Payload::Inline(bytes) => {
+                frame.extend_from_slice(bytes);
+                sum = checksum::sum(bytes);
+            }
+            Payload::Stream { offset, len, .. } => {
+                let (header, len) = (frame.len(), len as usize);
+                frame.resize(header + len, 0);
+                let (start, first) = place(offset, len);
+                sum = checksum::copy_and_sum(&mut frame[header..header + first], &self.send[start..start + first]);
+                let rest = checksum::copy_and_sum(&mut frame[header + first..], &self.send[..len - first]);
+                sum = checksum::combine(sum, first, rest);
+            }
+        }
+        if let TxChecksum::Partial { start, offset } = segment.checksum {
+            let (start, field) = (usize::from(start), usize::from(start + offset));
+            let header = checksum::sum(&frame[start..segment.header.len()]);
+            let sum = checksum::combine(header, segment.header.len() - start, sum);
+            frame[field..field + 2].copy_from_slice(&(!sum).to_be_bytes());
+        }
+        self.out.push(frame);
+        Ok(())
+    }
+
+    fn store(&mut self, _: Owner, offset: u64, bytes: &[u8]) -> Stored {
+        let (start, first) = place(offset, bytes.len());
+        let sum = checksum::copy_and_sum(&mut self.receive[start..start + first], &bytes[..first]);
+        let rest = checksum::copy_and_sum(&mut self.receive[..bytes.len() - first], &bytes[first..]);
+        Stored { len: bytes.len(), sum: checksum::combine(sum, first, rest) }
+    }
+
+    fn incoming(&mut self, open: &PassiveOpen) -> Incoming {
+        self.connection = Some(open.connection);
+        Incoming::Adopt(OWNER)
+    }
+}
+
+/// One stack and its caller.
+struct End {
+    stack: Stack<'static>,
+    memory: Memory,
+    // Below the stack, which borrows from it: dropped after it.
+    _arena: Arena,
+}
+
+pub struct Persona {
+    ends: [End; 2],
+    now: Instant,
+    application: Vec<u8>,
+}
+
+impl Persona {
+    /// A connection that is established, beside `others` established connections that are idle.
+    pub fn connect(others: u16) -> Self {
+        let mut pair = Self { ends: [End::new(1, 2), End::new(2, 1)], now: START, application: vec![0x5a; WRITE] };
+        let listening = SocketAddr::new(address(2), TCP_PORT);
+        let options = SocketOptions {
+            nodelay: true,
+            send_buffer: Some(BUFFER as u32),
+            receive_buffer: Some(BUFFER as u32),
+            ..SocketOptions::default()
+        };
+        pair.ends[1].stack.listen(OWNER, listening, 128, &options).expect("the port is free");
+        for index in 0..=others {
+            let local = SocketAddr::new(address(1), 10_000 + index);
+            let End { stack, memory, .. } = &mut pair.ends[0];
+            let connection =
+                stack.connect(pair.now, OWNER, local, listening, &options, memory).expect("there is room to connect");
+            memory.connection = Some(connection);
+            for _ in 0..4 {
+                pair.send();
+                pair.receive();
+            }
+        }
+        assert_eq!(pair.ends[1].stack.usage().connections, u32::from(others) + 1, "all handshakes are over");
+        pair
+    }
+
+    /// The application may write `bytes` in all: copies what there is room for, and lets the first end send.
+    pub fn write(&mut self, limit: u64) {
+        let End { stack, memory, .. } = &mut self.ends[0];
+        let connection = memory.connection.expect("connected");
+        while memory.written < limit && memory.written - memory.acked < BUFFER as u64 {
+            let room = BUFFER as u64 - (memory.written - memory.acked);
+            let len = (limit - memory.written).min(room).min(WRITE as u64) as usize;
+            let (start, first) = place(memory.written, len);
+            memory.send[start..start + first].copy_from_slice(&self.application[..first]);
+            memory.send[..len - first].copy_from_slice(&self.application[first..len]);
+            memory.written += len as u64;
+            stack.write(self.now, connection, memory.written, memory).expect("the connection is open");
+        }
+    }
+
+    /// The first end takes what came back and sends what it may.
+    pub fn send(&mut self) {
+        self.now = self.now + persona_stack::Duration::from_micros(10);
+        let [first, second] = &mut self.ends;
+        first.turn(self.now, &mut second.memory.out);
+    }
+
+    /// The second end takes what came and answers.
+    pub fn receive(&mut self) {
+        let [first, second] = &mut self.ends;
+        second.turn(self.now, &mut first.memory.out);
+    }
+
+    /// The second application reads everything there is.
+    pub fn read(&mut self) {
+        let End { stack, memory, .. } = &mut self.ends[1];
+        while memory.read < memory.rcv_end {
+            let len = ((memory.rcv_end - memory.read) as usize).min(WRITE);
+            let (start, first) = place(memory.read, len);
+            self.application[..first].copy_from_slice(&memory.receive[start..start + first]);
+            self.application[first..len].copy_from_slice(&memory.receive[..len - first]);
+            memory.read += len as u64;
+        }
+        if let Some(connection) = memory.connection {
+            stack.read(self.now, connection, memory.read, memory).expect("the connection is open");
+        }
+    }
+
+    /// Data segments sent so far.
+    pub fn segments(&self) -> u64 {
+        self.ends[0].memory.out.data_frames
+    }
+
+    /// Stream offset up to which the second application has read.
+    pub fn offset(&self) -> u64 {
+        self.ends[1].memory.read
+    }
+
+    /// When nothing is due: what asking and being told costs.
+    pub fn timers(&mut self) -> Option<Instant> {
+        let End { stack, memory, .. } = &mut self.ends[0];
+        stack.on_timeout(self.now, memory);
+        stack.next_timeout()
+    }
+}
+
+impl Ends for Persona {
+    fn transfer(&mut self, bytes: usize) -> u64 {
+        let (before, limit) = (self.segments(), self.offset() + bytes as u64);
+        while self.offset() < limit {
+            self.write(limit);
+            self.send();
+            self.receive();
+            self.read();
+        }
+        self.segments() - before
+    }
+}
+
+const START: Instant = Instant::from_micros(1_000_000);
+
+fn address(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 9, 0, host))
+}
+
+impl End {
+    fn new(host: u8, seed: u8) -> Self {
+        let config = Config {
+            connections: 16_384,
+            listeners: 4,
+            requests: 64,
+            time_waits: 64,
+            ranges: 1024,
+            neighbours: 16,
+            routes: 16,
+            reassembly: 64 << 10,
+            seed: [seed; 32],
+            shard: 0,
+            shards: 1,
+        };
+        let mut arena = Arena::new(config.memory_size());
+        // SAFETY: the arena lives as long as the stack, which is dropped first, and nobody else looks at it.
+        let memory = unsafe { std::slice::from_raw_parts_mut(arena.start(), config.memory_size()) };
+        let mut stack = Stack::format(memory, &config, START).expect("memory fits");
+        let interface = InterfaceConfig {
+            port: PORT,
+            link: Link::Ip,
+            mtu: MTU as u16,
+            offload: Offload { max_segment: MTU as u32, tx_checksum: true },
+            mode: AddressMode::Own,
+        };
+        stack.add_interface(&interface).expect("the interface is sane");
+        stack.add_address(PORT, address(host), 24).expect("the address is sane");
+        Self { stack, memory: Memory::new(), _arena: arena }
+    }
+
+    fn turn(&mut self, now: Instant, into: &mut Wire) {
+        let Self { stack, memory, .. } = self;
+        while let Some(frame) = into.pop() {
+            stack.on_frame(now, PORT, &RxFrame::single(&frame), memory);
+            into.recycle(frame);
+        }
+        if stack.next_timeout().is_some_and(|due| due <= now) {
+            stack.on_timeout(now, memory);
+        }
+        stack.flush(now, memory);
+        while let Some(event) = stack.poll_event() {
+            if let Event::Connection { connection, status, .. } = event
+                && memory.connection == Some(connection)
+            {
+                memory.acked = status.snd_acked;
+                memory.rcv_end = status.rcv_end;
+            }
+        }
+    }
+}
+
+/// Memory on a cache line's border.
+struct Arena(Vec<Line>);
+
+#[derive(Clone)]
+#[repr(align(64))]
+struct Line {
+    _bytes: [u8; 64],
+}
+
+impl Arena {
+    fn new(len: usize) -> Self {
+        Self(vec![Line { _bytes: [0; 64] }; len.div_ceil(64)])
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_takes_as_many_full_segments_as_it_has_to() {
+        let mut pair = Persona::connect(0);
+        let segments = pair.transfer(1 << 20);
+        let least = (1u64 << 20).div_ceil(MTU as u64 - 40);
+        assert!((least..least + least / 5).contains(&segments), "{segments} segments, {least} would be full");
+        assert_eq!(pair.offset(), 1 << 20);
+        assert!(pair.ends[1].memory.receive.iter().all(|&byte| byte == 0x5a));
+    }
+}
