@@ -1,0 +1,308 @@
+//! Bad input and exhaustion: one clear sentence each, a non-zero exit, nothing left behind, and what ran goes on.
+//!
+//! Elsewhere: interface missing, down or taken, two engines of one name (`engine/tests/up.rs`); configurations and
+//! commands without an engine (`engine/tests/command.rs`); an ABI that differs (`engine/tests/session`); kernels too old
+//! for a part (`engine/src/host/probe`); an engine that goes while an application runs (`faults.rs`); users who may not
+//! (`access.rs`).
+
+use persona_tests::engine::interface;
+use persona_tests::topology::{INTERFACE, OUR_ADDRESS};
+use persona_tests::{Engine, Link, Side, Topology};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+
+/// `persona up` in the engine's namespace, through `wrapper`, with a run directory of its own.
+struct Attempt {
+    directory: tempfile::TempDir,
+    output: Output,
+    namespace: String,
+}
+
+impl Attempt {
+    fn new(topology: &Topology, wrapper: &[&str], config: &Value) -> Self {
+        let directory = tempfile::Builder::new().prefix("persona-errors-").tempdir().unwrap();
+        let file = directory.path().join("config.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &topology.ours]).args(wrapper).arg(persona_tests::binary("persona"));
+        command.args(["up", "--config"]).arg(&file).env("PERSONA_RUN_DIR", directory.path().join("run"));
+        let output = command.output().unwrap();
+        Self { directory, output, namespace: topology.ours.clone() }
+    }
+
+    fn words(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
+    /// The one sentence of a refusal that left nothing behind.
+    fn refused(&self) -> String {
+        let words = self.words();
+        assert_eq!(self.output.status.code(), Some(1), "{words}");
+        assert!(words.starts_with("persona: ") && words.lines().count() == 1, "{words}");
+        assert!(!self.directory.path().join("run/default").exists(), "files of the engine are still there: {words}");
+        words
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.output.status.success() {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &self.namespace]).arg(persona_tests::binary("persona")).arg("down");
+            let _ = command.env("PERSONA_RUN_DIR", self.directory.path().join("run")).output();
+        }
+    }
+}
+
+fn one(kind: &str, topology: &Topology) -> Value {
+    json!({ "interfaces": [interface(kind, topology)] })
+}
+
+/// What `program` (Python) prints under Persona; its errors too.
+fn told(topology: &Topology, engine: &Engine, program: &str) -> String {
+    let running = topology.spawn(Side::Persona(engine), &["python3", "-c", program]).unwrap();
+    let finished = running.finish(60).unwrap();
+    finished.stdout + &finished.stderr
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let all = ["net_admin", "net_raw", "bpf", "perfmon", "net_bind_service", "setuid", "setgid", "sys_resource"];
+    for (kind, without) in [("xdp", "net_raw"), ("packet", "net_raw"), ("xdp", "bpf"), ("packet", "net_admin")] {
+        let kept: Vec<String> = all.iter().filter(|name| **name != without).map(|name| format!("+{name}")).collect();
+        let bounding = format!("--bounding-set=-all,{}", kept.join(","));
+        let attempt = Attempt::new(&topology, &["setpriv", &bounding, "--no-new-privs"], &one(kind, &topology));
+        let sentence = attempt.refused();
+        assert!(sentence.contains("CAP_"), "{kind} without {without}: {sentence}");
+        assert!(!xdp_attached(&topology));
+    }
+}
+
+fn xdp_attached(topology: &Topology) -> bool {
+    topology.run(&topology.ours, &["ip", "link", "show", "dev", INTERFACE]).unwrap().contains("prog/xdp")
+}
+
+#[test]
+fn an_xdp_program_of_somebody_else_is_named_and_stays() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (source, object) = (directory.path().join("pass.c"), directory.path().join("pass.o"));
+    let program = "__attribute__((section(\"xdp\"), used)) int stranger(void *frame) { return 2; }\n\
+                   char _license[] __attribute__((section(\"license\"), used)) = \"GPL\";\n";
+    std::fs::write(&source, program).unwrap();
+    let mut clang = Command::new("clang");
+    let built = clang.args(["-O2", "-g", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object);
+    assert!(built.status().expect("clang runs").success());
+    let object = object.display().to_string();
+    topology
+        .run(&topology.ours, &["ip", "link", "set", "dev", INTERFACE, "xdp", "obj", &object, "sec", "xdp"])
+        .unwrap();
+    assert!(xdp_attached(&topology));
+    let sentence = Attempt::new(&topology, &[], &one("xdp", &topology)).refused();
+    assert!(sentence.contains("XDP program") && sentence.contains("stranger"), "{sentence}");
+    assert!(xdp_attached(&topology), "it is still there");
+}
+
+#[test]
+fn rules_that_the_diversion_bypasses_are_named_at_start() {
+    let topology = Topology::new(Link::default()).unwrap();
+    topology.run(&topology.ours, &["nft", "add table inet guard"]).unwrap();
+    let chain = "add chain inet guard input { type filter hook input priority 0 ; policy drop ; }";
+    topology.run(&topology.ours, &["nft", chain]).unwrap();
+    let attempt = Attempt::new(&topology, &[], &one("xdp", &topology));
+    let words = attempt.words();
+    assert!(attempt.output.status.success(), "{words}");
+    assert!(
+        words.lines().any(|line| line.starts_with("persona: warning: ") && line.contains("inet guard input")),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_port_in_use_is_eaddrinuse_inside_persona_and_against_the_host() {
+    // The engine hears of a close() by the end of its descriptor, which may be a moment after the close().
+    const TWICE: &str = "import socket,errno,time\n\
+        a=socket.create_server(('10.9.0.2',8200))\n\
+        try: socket.create_server(('10.9.0.2',8200)); print('bound twice')\n\
+        except OSError as e: print(errno.errorcode[e.errno])\n\
+        a.close()\n\
+        for attempt in range(200):\n\
+        \x20try: c=socket.create_server(('10.9.0.2',8200)); print('free again'); break\n\
+        \x20except OSError: time.sleep(0.025)";
+    const ONCE: &str = "import socket,errno\n\
+        try: socket.create_server(('10.9.0.2',8201)); print('bound')\n\
+        except OSError as e: print(errno.errorcode[e.errno])";
+    for shared in [false, true] {
+        let topology = Topology::new(Link { shared, ..Link::default() }).unwrap();
+        let engine = Engine::start(&topology, "xdp").unwrap();
+        assert_eq!(told(&topology, &engine, TWICE), "EADDRINUSE\nfree again\n", "shared: {shared}");
+        if shared {
+            let program = "import socket,sys;s=socket.create_server(('10.9.0.2',8201));sys.stdin.read()";
+            let mut host = topology.command(Side::Host, &["python3", "-c", program]);
+            let mut host = host.stdin(std::process::Stdio::piped()).spawn().unwrap();
+            wait_until(|| {
+                topology.run(&topology.ours, &["cat", "/proc/net/tcp"]).unwrap().contains(":2009 00000000:0000 0A")
+            });
+            let words = told(&topology, &engine, ONCE);
+            // Its standard input ends: it does too.
+            drop(host.stdin.take());
+            host.wait().unwrap();
+            assert_eq!(words, "EADDRINUSE\n");
+            assert_eq!(told(&topology, &engine, ONCE), "bound\n");
+        }
+    }
+}
+
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    for _ in 0..400 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    panic!("not within 10 s");
+}
+
+/// What the descriptors of the table that keeper and engine share lead to, kind by kind.
+fn descriptors(engine: &Engine) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", engine.keeper().unwrap())).unwrap() {
+        // One that the engine closes this moment cannot be read any more.
+        let Ok(target) = std::fs::read_link(entry.unwrap().path()) else { continue };
+        let target = target.to_string_lossy().into_owned();
+        *kinds.entry(target.split(":[").next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    kinds
+}
+
+#[test]
+fn a_program_out_of_descriptors_gets_emfile_and_nothing_leaks() {
+    // The library's own descriptors count too, and a pool of them that varies: a leak of five in each turn would show.
+    const PROGRAM: &str = "import socket,errno,resource\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE,(200,200))\n\
+        def fill(connected):\n\
+        \x20all=[]\n\
+        \x20try:\n\
+        \x20 while len(all)<1000:\n\
+        \x20  s=socket.socket(); all.append(s)\n\
+        \x20  if connected: s.connect(('10.9.0.1',8300))\n\
+        \x20except OSError as e: print(errno.errorcode[e.errno])\n\
+        \x20count=len(all)\n\
+        \x20for s in all: s.close()\n\
+        \x20return count\n\
+        counts=[fill(False) for _ in range(10)]\n\
+        print('steady' if 150<min(counts) and max(counts)<200 else counts)\n\
+        fill(True)\n\
+        c=socket.create_connection(('10.9.0.1',8300)); c.sendall(b'ping'); print(c.recv(4).decode())";
+    const SERVER: &str = "import socket,threading\n\
+        s=socket.create_server(('10.9.0.1',8300),backlog=500)\n\
+        def serve(c):\n\
+        \x20try: c.sendall(c.recv(4))\n\
+        \x20except OSError: pass\n\
+        \x20c.close()\n\
+        while True: threading.Thread(target=serve,args=(s.accept()[0],),daemon=True).start()";
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start(&topology, "xdp").unwrap();
+    let _server = topology.spawn(Side::Peer, &["python3", "-c", SERVER]).unwrap();
+    topology.wait_for_peer_listener(8300).unwrap();
+    let before = descriptors(&engine);
+    for _ in 0..2 {
+        let words = told(&topology, &engine, PROGRAM);
+        let lines: Vec<&str> = words.lines().collect();
+        let (filled, rest) = lines.split_at(lines.len().min(10));
+        assert!(filled.iter().all(|line| *line == "EMFILE"), "{words}");
+        assert_eq!(rest, ["steady", "EMFILE", "ping"], "{words}");
+        wait_until(|| descriptors(&engine) == before);
+    }
+}
+
+#[test]
+fn a_session_out_of_sockets_says_so_and_serves_again_when_they_are_closed() {
+    const PROGRAM: &str = "import socket,errno,resource\n\
+        hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE,(hard,hard))\n\
+        counts=[]\n\
+        for turn in range(2):\n\
+        \x20all=[]\n\
+        \x20try:\n\
+        \x20 while len(all)<200000: all.append(socket.socket())\n\
+        \x20except OSError as e: print(errno.errorcode[e.errno])\n\
+        \x20counts.append(len(all))\n\
+        \x20for s in all: s.close()\n\
+        print('same' if counts[0]==counts[1] and counts[0]>1000 else counts)\n\
+        s=socket.create_server(('10.9.0.2',8400)); print('bound')";
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start(&topology, "xdp").unwrap();
+    let before = descriptors(&engine);
+    let words = told(&topology, &engine, PROGRAM);
+    let lines: Vec<&str> = words.lines().collect();
+    assert!(["ENOBUFS", "EMFILE", "ENFILE"].contains(&lines[0]), "{words}");
+    assert_eq!(lines[1..], [lines[0], "same", "bound"], "{words}");
+    wait_until(|| descriptors(&engine) == before);
+    assert_eq!(engine.json(&["sockets"]).unwrap(), json!([]));
+}
+
+#[test]
+fn an_address_that_the_host_gets_later_is_shared_as_well() {
+    const SERVE: &str = "import socket;s=socket.create_server(('10.9.0.4',8500));c=s.accept()[0];c.sendall(c.recv(4))";
+    const ASK: &str = "import socket;c=socket.create_connection(('10.9.0.4',8500));c.sendall(b'ping');print(c.recv(4))";
+    let topology = Topology::new(Link { shared: true, ..Link::default() }).unwrap();
+    let config = json!({ "interfaces": [{ "type": "xdp", "param": INTERFACE, "address": "shared" }] });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    let address =
+        |verb| topology.run(&topology.ours, &["ip", "address", verb, "10.9.0.4/24", "dev", INTERFACE]).unwrap();
+    let is_ours = || engine.json(&["filter", "show"]).unwrap().to_string().contains("\"10.9.0.4\"");
+    for _ in 0..2 {
+        address("add");
+        wait_until(is_ours);
+        let server = topology.spawn(Side::Persona(&engine), &["python3", "-c", SERVE]).unwrap();
+        engine.wait_for_listener(8500).unwrap();
+        let client = topology.succeed(Side::Peer, &["python3", "-c", ASK], 20).unwrap();
+        assert_eq!(client.stdout, "b'ping'\n");
+        assert!(server.finish(20).unwrap().status.success());
+        // From the address, too.
+        let server = "import socket;s=socket.create_server(('10.9.0.1',8501));c,a=s.accept();c.sendall(a[0].encode())";
+        let server = topology.spawn(Side::Peer, &["python3", "-c", server]).unwrap();
+        topology.wait_for_peer_listener(8501).unwrap();
+        let client = "import socket;c=socket.create_connection(('10.9.0.1',8501),source_address=('10.9.0.4',0));print(c.recv(20))";
+        assert_eq!(told(&topology, &engine, client), "b'10.9.0.4'\n");
+        server.finish(20).unwrap();
+        address("del");
+        wait_until(|| !is_ours());
+    }
+    assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "OutRsts").unwrap(), 0);
+}
+
+#[test]
+fn an_address_whose_ports_the_host_uses_stays_with_the_host() {
+    let topology = Topology::new(Link { shared: true, ..Link::default() }).unwrap();
+    let range = "net.ipv4.ip_local_port_range=40000 42047";
+    topology.run(&topology.ours, &["sysctl", "-qw", range]).unwrap();
+    let config = json!({ "interfaces": [{ "type": "xdp", "param": INTERFACE, "address": "shared" }] });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    // A program of the host has every port of the range for outgoing connections on the address that is to come.
+    let program = "import socket,sys,resource\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE,(4096,4096))\n\
+        lo,hi=map(int,open('/proc/sys/net/ipv4/ip_local_port_range').read().split())\n\
+        all=[]\n\
+        for port in range(lo,hi+1):\n\
+        \x20s=socket.socket()\n\
+        \x20s.setsockopt(0,15,1)\n\
+        \x20s.bind(('10.9.0.4',port)); all.append(s)\n\
+        print('ready',flush=True); sys.stdin.read()";
+    let mut host = topology.command(Side::Host, &["python3", "-c", program]);
+    let mut host = host.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(host.stdout.take().unwrap()), &mut ready).unwrap();
+    assert_eq!(ready, "ready\n");
+    topology.run(&topology.ours, &["ip", "address", "add", "10.9.0.4/24", "dev", INTERFACE]).unwrap();
+    let log = engine.run_dir().join(&engine.name).join("log");
+    let sentence = "the host's new address 10.9.0.4 stays with the host alone";
+    wait_until(|| std::fs::read_to_string(&log).unwrap().contains(sentence));
+    let filters = engine.json(&["filter", "show"]).unwrap().to_string();
+    drop(host.stdin.take());
+    host.wait().unwrap();
+    assert!(filters.contains(OUR_ADDRESS) && !filters.contains("10.9.0.4"), "{filters}");
+}
