@@ -217,6 +217,10 @@ impl Control<'_> {
         };
         let session = Arc::clone(&session.session);
         process.anchors.retain(|&id| session.anchors.is_pooled(id, serial));
+        if process.anchors.len() + ANCHOR_BATCH > POOL {
+            process.anchors.iter().for_each(|&id| session.anchors.reap_lost(id, serial));
+            process.anchors.retain(|&id| session.anchors.is_pooled(id, serial));
+        }
         let room = POOL.saturating_sub(process.anchors.len()).min(ANCHOR_BATCH);
         let mut granted = Vec::new();
         let mut shortage = None;

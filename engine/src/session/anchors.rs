@@ -10,7 +10,7 @@
 use persona_channel::layout::SOCKETS;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Anchors of a session: one for each slot, and what processes hold in their pools.
@@ -63,6 +63,20 @@ impl Anchors {
         let Some(entry) = self.entries.get(id as usize) else { return };
         let seen = entry.load(Ordering::Acquire);
         if holds(seen, process) && entry.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            drop(owned(seen));
+        }
+    }
+
+    /// Closes anchor `id` as [`Anchors::reap`] does, provided that its other end is closed: it never arrived, because the
+    /// process had no descriptor left, or its socket was closed before the shard heard of it.
+    pub fn reap_lost(&self, id: u32, process: u32) {
+        let Some(entry) = self.entries.get(id as usize) else { return };
+        let seen = entry.load(Ordering::Acquire);
+        let Some(descriptor) = (seen as u32).checked_sub(1).filter(|_| holds(seen, process)) else { return };
+        // SAFETY: the number is only polled. A shard that takes the anchor meanwhile may close it, and then whatever the
+        // poll said counts for nothing, since the entry has changed.
+        let lost = crate::shard::closing::has_hung_up(unsafe { BorrowedFd::borrow_raw(descriptor as RawFd) });
+        if lost && entry.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             drop(owned(seen));
         }
     }
@@ -124,5 +138,18 @@ mod tests {
         assert!(anchors.take(u64::MAX).is_none());
         let mut byte = [0u8];
         assert_eq!(rustix::io::read(&granted.application, &mut byte).unwrap(), 0, "our end is closed");
+    }
+
+    #[test]
+    fn what_never_arrived_is_told_from_what_lies_in_a_pool() {
+        let anchors = Anchors::default();
+        let (pooled, lost) = (anchors.grant(1).unwrap(), anchors.grant(1).unwrap());
+        drop(lost.application);
+        for process in [2, 1] {
+            assert!(anchors.is_pooled(lost.id, 1));
+            anchors.reap_lost(pooled.id, process);
+            anchors.reap_lost(lost.id, process);
+        }
+        assert!(anchors.is_pooled(pooled.id, 1) && !anchors.is_pooled(lost.id, 1));
     }
 }

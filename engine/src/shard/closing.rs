@@ -9,13 +9,13 @@ use persona_channel::layout::{ACCEPT_RING, LANES};
 use persona_channel::memory::{LaneIndex, Slot};
 use rustix::event::{PollFd, PollFlags};
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Whether the last copy of the application's end of an anchor is gone.
-pub fn has_hung_up(anchor: &OwnedFd) -> bool {
-    let mut poll = [PollFd::new(anchor, PollFlags::empty())];
+pub fn has_hung_up(anchor: impl AsFd) -> bool {
+    let mut poll = [PollFd::new(&anchor, PollFlags::empty())];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut poll, Some(&now)).is_ok() && poll[0].revents().contains(PollFlags::HUP)
 }

@@ -151,11 +151,16 @@ impl Shard<'_> {
     /// Joins a slot and an anchor: from now on the descriptor's last close is the socket's.
     fn bind_anchor(&mut self, key: SlotKey, anchor: u64) -> Outcome {
         let Some(attached) = self.host.sessions.get(key.session) else { return Outcome::Done(-libc::EBADF) };
-        let Some(anchor) = attached.session.anchors.take(anchor) else { return Outcome::Done(-libc::EINVAL) };
+        let anchor = attached.session.anchors.take(anchor);
         let Some((record, socket)) = attached.socket(key.slot) else { return Outcome::Done(-libc::EBADF) };
         if record.anchor.is_some() {
             return Outcome::Done(-libc::EINVAL);
         }
+        let Some(anchor) = anchor else {
+            // It hung up before it came here, and was reaped as one that had never arrived.
+            self.hang_up(key.session, key.slot);
+            return Outcome::Done(-libc::EINVAL);
+        };
         // Hang-up is reported whether asked for or not.
         let token = Token::Anchor { session: key.session, slot: key.slot }.data();
         if let Err(error) = epoll::add(&self.epoll, anchor.as_fd(), token, epoll::EventFlags::empty()) {
