@@ -24,6 +24,13 @@ pub fn process_seconds(pid: i32) -> Result<f64> {
     Ok(ticks as f64 / ticks_per_second())
 }
 
+/// Programs that wanted a processor, on average over the last minute.
+pub fn load_average() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
+    let first = text.split_whitespace().next().context("/proc/loadavg is empty")?;
+    first.parse().with_context(|| format!("/proc/loadavg begins with {first}"))
+}
+
 fn ticks_per_second() -> f64 {
     // SAFETY: asks for a number.
     unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }

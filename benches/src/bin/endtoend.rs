@@ -40,10 +40,17 @@ fn main() -> Result<()> {
         nix::sys::signal::signal(nix::sys::signal::Signal::SIGINT, nix::sys::signal::SigHandler::Handler(on_interrupt))
     }
     .context("SIGINT")?;
-    let mut figures = Vec::new();
+    let (load, processors) = (machine::load_average()?, std::thread::available_parallelism()?.get());
+    let (mut figures, busy) = (Vec::new(), load > processors as f64 / 2.0);
     let outcome = measure(&mut figures);
     // What was measured before a failure is worth having.
     print!("\n{}", report::table(&figures));
+    if busy {
+        println!(
+            "\nThe machine was busy before this began (load average {load:.1}, {processors} processors): CPU per GB \
+             counts what others did, and engine and program had to wait for each other. Repeat on a quiet machine."
+        );
+    }
     report::write(&directory, &figures)?;
     println!("\nsamples and picture: {}/endtoend.csv, endtoend.svg", directory.display());
     outcome
@@ -164,7 +171,16 @@ impl Ground {
             let rate = |sample: &Value| Ok::<_, anyhow::Error>(field(sample, "count")? / field(sample, "seconds")?);
             figure.pairs.push((rate(&ours)?, rate(&theirs)?));
         }
+        eprintln!("engine: {}", self.repeated()?);
         Ok(figure)
+    }
+
+    /// What the engine had to send again so far, by Linux's counter names.
+    fn repeated(&self) -> Result<String> {
+        let stats = self.engine.json(&["stats"])?;
+        let mut found = Vec::new();
+        collect(&stats, &["TcpRetransSegs", "TcpExtTCPTimeouts", "TcpExtTCPSynRetrans", "TcpInErrs"], &mut found);
+        Ok(found.join(", "))
     }
 
     /// Percentiles of the 64-byte round trip; the target is the median's.
@@ -243,6 +259,16 @@ impl Ground {
         let program = ["taskset", "-c", place.client, "env", &spin, &load, kind, &address(), &time];
         let finished = topology.succeed(side, &program, milliseconds / 1000 + PATIENCE)?;
         serde_json::from_str(&finished.stdout).with_context(|| format!("{kind}: not JSON: {}", finished.stdout))
+    }
+}
+
+/// Every number under one of `names`, however deep it lies.
+fn collect(value: &Value, names: &[&str], found: &mut Vec<String>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        match value.as_u64() {
+            Some(number) if names.contains(&name.as_str()) => found.push(format!("{name} {number}")),
+            _ => collect(value, names, found),
+        }
     }
 }
 
