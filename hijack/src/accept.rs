@@ -14,19 +14,19 @@ use crate::export::export;
 use crate::handle::Handle;
 use crate::sys::{Errno, Result, answer};
 use crate::wait::{self, Want};
-use crate::{place, real, socket};
+use crate::{place, real, relisten, socket};
 
 export! {
     fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
         match Handle::of(fd) {
-            Some(handle) => finish(accept_ours(&handle, 0), address, length),
+            Some(handle) => finish(accept_ours(handle, 0), address, length),
             None => real::accept(fd, address, length),
         }
     }
 
     fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
         match Handle::of(fd) {
-            Some(handle) => finish(accept_ours(&handle, flags), address, length),
+            Some(handle) => finish(accept_ours(handle, flags), address, length),
             None => real::accept4(fd, address, length, flags),
         }
     }
@@ -45,16 +45,28 @@ unsafe fn finish(accepted: Result<Handle>, address: *mut sockaddr, length: *mut 
     }
 }
 
-extern "C-unwind" fn accept_ours(listener: &Handle, flags: c_int) -> Result<Handle> {
+extern "C-unwind" fn accept_ours(mut listener: Handle, flags: c_int) -> Result<Handle> {
     if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
         return Err(Errno(libc::EINVAL));
     }
     let mut deadline = None;
     loop {
-        match claim(listener, flags) {
-            Ok(Some(handle)) => return Ok(handle),
-            Ok(None) => {}
-            Err(errno) => return Err(errno),
+        let mut is_orphan = relisten::is_orphan(&listener);
+        if is_orphan {
+            match relisten::renew(&listener) {
+                Ok(Some(renewed)) => (listener, is_orphan) = (renewed, false),
+                Ok(None) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        if !is_orphan {
+            match claim(&listener, flags) {
+                Ok(Some(handle)) => return Ok(handle),
+                Ok(None) => {}
+                // Its engine went away while we looked.
+                Err(_) if relisten::is_orphan(&listener) => continue,
+                Err(errno) => return Err(errno),
+            }
         }
         if listener.is_nonblocking() {
             return Err(Errno(libc::EAGAIN));
@@ -62,7 +74,11 @@ extern "C-unwind" fn accept_ours(listener: &Handle, flags: c_int) -> Result<Hand
         if deadline.is_none() {
             deadline = wait::deadline(listener.socket.cursor.receive_timeout.load(Ordering::Relaxed));
         }
-        match wait::block(listener, Want::Arrival, deadline) {
+        let waited = match is_orphan {
+            true => wait::nap(deadline, relisten::RETRY),
+            false => wait::block(&listener, Want::Arrival, deadline),
+        };
+        match waited {
             Ok(()) => {}
             Err(errno) => return Err(errno),
         }

@@ -228,6 +228,7 @@ pub fn check_process() {
 pub fn in_child() {
     SETUP.reset();
     crate::wait::Seat::forget_spare();
+    crate::relisten::in_child();
     if !identity::is_attached() {
         return;
     }
@@ -342,6 +343,12 @@ fn attach(family: Option<(u64, [u64; 2])>) -> Result<&'static View, Trouble> {
     identity::mark().map_err(|errno| give_up(no_memory(errno)))?;
 
     view.shed();
+    if view.is_used() {
+        // What is kept by the view's number is not the new session's.
+        crate::epoll_set::forget_session(index as u8);
+        crate::command::forget_session(index as u8);
+        crate::options::forget_session(index as u8);
+    }
     for cell in &view.doorbells {
         let fd = cell.swap(0, Ordering::AcqRel);
         if fd > 0 {
@@ -385,6 +392,7 @@ fn dial() -> Result<c_int, Trouble> {
         report::unreachable(&path, errno);
         Trouble::gone(errno)
     })?;
+    place::keep_session_socket(&path);
     Ok(fd)
 }
 

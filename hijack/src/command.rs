@@ -153,6 +153,15 @@ fn is_taken(handle: &Handle, shard: Shard, lane: LaneIndex, ticket: u32) -> bool
     head.wrapping_sub(ticket) as i32 >= 0
 }
 
+/// Forgets what was sent in a session whose place another one takes.
+pub fn forget_session(session: u8) {
+    for word in &UNANSWERED[session as usize % SESSIONS] {
+        if word.load(Ordering::Relaxed) != 0 {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 fn unanswered(handle: &Handle) -> &'static AtomicU64 {
     &UNANSWERED[handle.id.session as usize % SESSIONS][handle.id.slot as usize % SOCKETS]
 }

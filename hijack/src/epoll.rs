@@ -12,7 +12,7 @@ use crate::export::export;
 use crate::handle::Handle;
 use crate::sys::{self, Errno, Result, answer};
 use crate::table::{self, Entry};
-use crate::{attach, real, spin};
+use crate::{attach, real, relisten, report, spin};
 
 pub use crate::epoll_set::{release, relocate_poke, retain};
 
@@ -192,6 +192,11 @@ unsafe fn control(epfd: c_int, operation: c_int, handle: &Handle, event: *mut ep
         Entry::Foreign => take_up(epfd)?,
     };
     let set = epoll_set::set(index);
+    let renewed = if relisten::is_orphan(handle) { relisten::renew(handle)? } else { None };
+    let handle = renewed.as_ref().unwrap_or(handle);
+    if handle.view.is_dead() {
+        set.look_again();
+    }
     if operation == libc::EPOLL_CTL_DEL {
         let part = set.part_of(handle.id.session).ok_or(Errno(libc::ENOENT))?;
         return part.delete(handle);
@@ -251,6 +256,7 @@ unsafe extern "C-unwind" fn wait(
     }
     let room = room as usize;
     loop {
+        let orphans_wait = tend(set, 0);
         // Either world goes first in its turn: one that always has something to say must not keep the other waiting.
         let has_kernel = set.kernel_members.load(Ordering::Acquire) > 0;
         let kernel_first = has_kernel && set.turns.fetch_add(1, Ordering::Relaxed) % 2 == 1;
@@ -274,6 +280,8 @@ unsafe extern "C-unwind" fn wait(
             continue;
         }
         let left = until.left();
+        let left =
+            if orphans_wait { Some(left.map_or(relisten::RETRY, |left| left.min(relisten::RETRY))) } else { left };
         // SAFETY: as above.
         let outcome = unsafe { sleep(epfd, events, room, left, mask, fine) };
         let (count, rung) = match &outcome {
@@ -291,6 +299,17 @@ unsafe extern "C-unwind" fn wait(
     }
 }
 
+/// Brings back listeners of dead engines in the set and in those inside it. True: some have to wait for an engine.
+pub fn tend(set: &'static Set, depth: u32) -> bool {
+    let mut waiting = set.tend();
+    if depth < MOST_NESTED {
+        for (_, inner) in nested(set) {
+            waiting |= tend(inner, depth + 1);
+        }
+    }
+    waiting
+}
+
 /// Members of ours that are ready.
 unsafe fn harvest(set: &Set, epfd: c_int, events: *mut epoll_event, room: usize) -> usize {
     let mut found = 0;
@@ -303,7 +322,7 @@ unsafe fn harvest(set: &Set, epfd: c_int, events: *mut epoll_event, room: usize)
 }
 
 fn has_news(set: &Set) -> bool {
-    set.parts().any(|part| part.waitable().has_news() || part.view.is_dead())
+    set.parts().any(|part| part.waitable().has_news())
 }
 
 /// Announces that this thread sleeps in the set. False: there is news.
@@ -444,6 +463,23 @@ pub fn hand_to_kernel(handle: &Handle, memberships: &mut Memberships) {
         if let Some((fd, events, data)) = part.withdraw(handle) {
             set.kernel_members.fetch_add(1, Ordering::AcqRel);
             memberships.push(Membership { epfd, fd, events, data });
+        }
+    }
+}
+
+/// A listener has come back in another session: makes it a member wherever it was one.
+pub fn follow(orphan: &Handle, fresh: &Handle) {
+    for (epfd, entry) in table::entries() {
+        let Entry::Epoll(index) = entry else { continue };
+        let set = epoll_set::set(index);
+        let registration = set.part_of(orphan.id.session).and_then(|part| part.registration(orphan));
+        let Some((fd, events, data)) = registration else { continue };
+        let Some(member) = Handle::new(fd, fresh.id) else { continue };
+        if let Err(Errno(errno)) =
+            set.make_part(epfd, fresh.view).and_then(|part| part.add(epfd, &member, events, data))
+            && errno != libc::EEXIST
+        {
+            report::note(format_args!("listener {fd} is no member of epoll set {epfd} any more: errno {errno}"));
         }
     }
 }

@@ -18,8 +18,8 @@ use persona_channel::poll::{self, Edges};
 use crate::attach::{self, View};
 use crate::handle::Handle;
 use crate::sys::{self, Errno, Result};
-use crate::table::{self, SocketId};
-use crate::{identity, place, wait};
+use crate::table::{self, Entry, SocketId};
+use crate::{identity, place, relisten, wait};
 
 /// Epoll descriptors a process can have with sockets of ours in them; further ones hold the kernel's only.
 pub const SETS: usize = 512;
@@ -48,6 +48,8 @@ pub struct Set {
     pub kernel_members: AtomicU32,
     /// Session plus one in the low byte, waitable above it; 0: none.
     parts: [AtomicU64; PARTS],
+    /// Parts of dead sessions that have no listener any more which could come back; as in `parts`.
+    childless: [AtomicU64; PARTS],
     /// Rounds, to let kernel and session go first by turns.
     pub turns: AtomicU32,
     /// The slot with which the next round begins when the last one ran out of room.
@@ -70,6 +72,7 @@ impl Set {
             holders: AtomicU32::new(0),
             kernel_members: AtomicU32::new(0),
             parts: [const { AtomicU64::new(0) }; PARTS],
+            childless: [const { AtomicU64::new(0) }; PARTS],
             turns: AtomicU32::new(0),
             next_turn: AtomicU32::new(0),
             nested: [const { AtomicI32::new(0) }; 4],
@@ -83,6 +86,39 @@ impl Set {
             let view = attach::view(session);
             Some(Part { view, session: view.session()?, id: WaitableId::new((word >> 8) as u32)? })
         })
+    }
+
+    /// Brings back the listeners among the members whose engine is gone. True: some have to wait, and to be looked at
+    /// again after [`relisten::RETRY`].
+    pub fn tend(&self) -> bool {
+        let mut waiting = false;
+        for (cell, childless) in self.parts.iter().zip(&self.childless) {
+            let word = cell.load(Ordering::Acquire);
+            let Some(session) = (word as u8).checked_sub(1) else { continue };
+            if !attach::view(session).is_dead() || childless.load(Ordering::Acquire) == word {
+                continue;
+            }
+            let Some(part) = self.part_of(session) else { continue };
+            let mut orphans = table::entries().filter_map(|(fd, entry)| match entry {
+                Entry::Socket(id) if id.session == session => Handle::new(fd, id)
+                    .filter(|handle| relisten::is_orphan(handle) && part.registration(handle).is_some()),
+                _ => None,
+            });
+            let mut count = 0;
+            for orphan in orphans.by_ref() {
+                count += 1;
+                waiting |= !matches!(relisten::renew(&orphan), Ok(Some(_)));
+            }
+            if count == 0 {
+                childless.store(word, Ordering::Release);
+            }
+        }
+        waiting
+    }
+
+    /// A listener may have come to a part of a dead session.
+    pub fn look_again(&self) {
+        self.childless.iter().for_each(|cell| cell.store(0, Ordering::Release));
     }
 
     pub fn has_parts(&self) -> bool {
@@ -99,11 +135,11 @@ impl Set {
             return Ok(part);
         }
         let session = view.session().ok_or(Errno(libc::ENOMEM))?;
-        // A free place, or that of a session whose engine is gone.
-        let place = self.parts.iter().find(|cell| {
-            let word = cell.load(Ordering::Acquire);
-            word == 0 || attach::view((word as u8).wrapping_sub(1)).is_dead()
-        });
+        // A free place, or that of a session whose engine is gone: first of one that has no sockets here any more.
+        let is_dead = |word: u64| attach::view((word as u8).wrapping_sub(1)).is_dead();
+        let is_done = |word: u64| is_dead(word) && !table::session_is_held((word as u8).wrapping_sub(1));
+        let place = |fits: &dyn Fn(u64) -> bool| self.parts.iter().find(|cell| fits(cell.load(Ordering::Acquire)));
+        let place = place(&|word| word == 0).or_else(|| place(&is_done)).or_else(|| place(&is_dead));
         let place = place.ok_or(Errno(libc::ENOMEM))?;
         let id = claim(session).ok_or(Errno(libc::ENOMEM))?;
         let part = Part { view, session, id };
@@ -128,10 +164,14 @@ impl Part {
 
     /// Adds doorbell and poke to the real set.
     fn hide_members_in(&self, epfd: c_int) -> Result<()> {
-        let doorbell = wait::doorbell(self.view, self.id).map_err(|trouble| trouble.errno)?;
-        match sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, doorbell, libc::EPOLLIN as u32, DOORBELL) {
-            Ok(()) | Err(Errno(libc::EEXIST)) => {}
-            Err(errno) => return Err(errno),
+        match wait::doorbell(self.view, self.id) {
+            Ok(doorbell) => match sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, doorbell, libc::EPOLLIN as u32, DOORBELL) {
+                Ok(()) | Err(Errno(libc::EEXIST)) => {}
+                Err(errno) => return Err(errno),
+            },
+            // Nobody rings, and what the members have to say does not change.
+            Err(_) if self.view.is_dead() => {}
+            Err(trouble) => return Err(trouble.errno),
         }
         match sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, poke_fd()?, libc::EPOLLONESHOT as u32, POKE) {
             Ok(()) | Err(Errno(libc::EEXIST)) => Ok(()),
@@ -212,8 +252,13 @@ impl Part {
         let interest = self.member(handle).ok()?;
         let events = interest.events.swap(0, Ordering::AcqRel);
         handle.socket.wait.unsubscribe(self.id);
-        let disabled = events & DISABLED != 0;
-        let events = if disabled { events & FLAGS } else { events & !PRIVATE };
+        Some((interest.descriptor.load(Ordering::Relaxed), public(events), interest.data.load(Ordering::Relaxed)))
+    }
+
+    /// Descriptor, events and data of a member, which stays one: relatives who share the set have to find it, too.
+    pub fn registration(&self, handle: &Handle) -> Option<(c_int, u32, u64)> {
+        let interest = self.member(handle).ok()?;
+        let events = public(interest.events.load(Ordering::Acquire));
         Some((interest.descriptor.load(Ordering::Relaxed), events, interest.data.load(Ordering::Relaxed)))
     }
 
@@ -367,6 +412,21 @@ fn wanted(events: u32) -> u32 {
     events & !PRIVATE | FRESH | libc::EPOLLERR as u32 | libc::EPOLLHUP as u32
 }
 
+/// A member's events as the application or the kernel's half would have them.
+fn public(events: u32) -> u32 {
+    if events & DISABLED != 0 { events & FLAGS } else { events & !PRIVATE }
+}
+
+/// Takes the parts of a session out of every set: its view is another session's from now on.
+pub fn forget_session(session: u8) {
+    for cell in ALL.iter().flat_map(|set| &set.parts) {
+        let word = cell.load(Ordering::Acquire);
+        if word as u8 == session + 1 {
+            let _ = cell.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A set of this process by its index.
 pub fn set(index: u16) -> &'static Set {
     &ALL[index as usize % SETS]
@@ -399,7 +459,7 @@ pub fn release(index: u16) {
             part.release();
         }
     }
-    for cell in &set.parts {
+    for cell in set.parts.iter().chain(&set.childless) {
         cell.store(0, Ordering::Release);
     }
 }

@@ -10,6 +10,7 @@ use persona_channel::sync::fence;
 
 use crate::attach::{self, View};
 use crate::critical::{self, Owned};
+use crate::relisten;
 use crate::sys::{Errno, Result};
 use crate::table::{self, SocketId};
 
@@ -122,6 +123,9 @@ impl Handle {
     /// What poll() says of the socket now.
     pub fn poll_bits(&self) -> u32 {
         if self.is_lost() {
+            if relisten::is_orphan(self) {
+                return 0;
+            }
             return events::IN
                 | events::OUT
                 | events::RDNORM
@@ -163,7 +167,7 @@ impl Handle {
     pub fn take_error(&self) -> Option<Errno> {
         if self.view.is_dead() && self.socket.state.error.load(Ordering::Acquire) == 0 {
             let ended = self.has(state_bits::ENDED);
-            return (!ended).then_some(Errno(libc::ECONNRESET));
+            return (!ended && !relisten::is_orphan(self)).then_some(Errno(libc::ECONNRESET));
         }
         if self.socket.state.error.load(Ordering::Relaxed) == 0 {
             return None;

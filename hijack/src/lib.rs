@@ -34,6 +34,7 @@ mod place;
 mod poll;
 mod real;
 mod relay;
+mod relisten;
 mod report;
 mod select;
 mod sendfile;

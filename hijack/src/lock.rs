@@ -1,4 +1,4 @@
-//! The one lock of the library, for setting up: attaching, fetching anchors and doorbells. Never on the data path.
+//! The library's lock, for setting up: attaching, fetching anchors and doorbells, listening again. Never on the data path.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -24,6 +24,12 @@ impl Lock {
                 Err(_) => sys::sched_yield(),
             }
         }
+    }
+
+    /// None if anybody holds it.
+    pub fn try_lock(&self) -> Option<Guard<'_>> {
+        let taken = self.0.compare_exchange(0, identity::tid(), Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok().then_some(Guard(self))
     }
 
     /// Frees the lock in a forked child, where the thread that held it does not exist.

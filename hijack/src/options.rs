@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use libc::{socklen_t, timeval};
 use persona_channel::layout::{REPLY_SIZE, SOCKETS, op, state_bits};
 
+use crate::address::Address;
 use crate::attach::SESSIONS;
 use crate::export::export;
 use crate::handle::{Handle, private_flags};
@@ -51,7 +52,7 @@ export! {
     }
 }
 
-fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<()> {
+pub fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<()> {
     let cursor = handle.socket.cursor;
     match (level, name) {
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => cursor.receive_timeout.store(milliseconds(value)?, Ordering::Release),
@@ -176,6 +177,12 @@ impl Remembered {
 
 struct Memory {
     generation: AtomicU32,
+    /// Backlog of a listener, and 1 in the highest bit; 0: it does not listen.
+    backlog: AtomicU32,
+    /// Its address: the octets above the port.
+    address: AtomicU64,
+    /// When it may next try to listen again.
+    next_attempt: AtomicU64,
     options: [Remembered; REMEMBERED],
 }
 
@@ -184,7 +191,13 @@ static MEMORIES: [[Memory; SOCKETS]; SESSIONS] = [const { [const { Memory::new()
 
 impl Memory {
     const fn new() -> Self {
-        Memory { generation: AtomicU32::new(0), options: [const { Remembered::free() }; REMEMBERED] }
+        Memory {
+            generation: AtomicU32::new(0),
+            backlog: AtomicU32::new(0),
+            address: AtomicU64::new(0),
+            next_attempt: AtomicU64::new(0),
+            options: [const { Remembered::free() }; REMEMBERED],
+        }
     }
 }
 
@@ -200,7 +213,54 @@ pub fn forget(handle: &Handle) {
             option.key.store(0, Ordering::Relaxed);
         }
     }
+    memory.backlog.store(0, Ordering::Relaxed);
+    memory.next_attempt.store(0, Ordering::Relaxed);
     memory.generation.store(handle.id.generation, Ordering::Release);
+}
+
+/// Forgets the listeners of a session whose place another one takes.
+pub fn forget_session(session: u8) {
+    for memory in &MEMORIES[session as usize % SESSIONS] {
+        if memory.backlog.load(Ordering::Relaxed) != 0 {
+            memory.backlog.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+const LISTENS: u32 = 1 << 31;
+
+/// Notes where a socket listens.
+pub fn remember_station(handle: &Handle, address: Address, backlog: u32) {
+    let memory = memory(handle);
+    if memory.generation.load(Ordering::Acquire) != handle.id.generation {
+        // Inherited by this image: its options are not known, its address is from now on.
+        forget(handle);
+    }
+    let octets = u64::from(u32::from_be_bytes(address.octets));
+    memory.address.store(octets << 16 | u64::from(address.port), Ordering::Relaxed);
+    memory.backlog.store(backlog | LISTENS, Ordering::Release);
+}
+
+/// The socket listens no more, by the application's own will.
+pub fn forget_station(handle: &Handle) {
+    memory(handle).backlog.store(0, Ordering::Release);
+}
+
+/// Address and backlog of a socket that this image has seen listen.
+pub fn station(handle: &Handle) -> Option<(Address, u32)> {
+    let memory = memory(handle);
+    let backlog = memory.backlog.load(Ordering::Acquire);
+    if backlog & LISTENS == 0 || memory.generation.load(Ordering::Acquire) != handle.id.generation {
+        return None;
+    }
+    let address = memory.address.load(Ordering::Relaxed);
+    let octets = ((address >> 16) as u32).to_be_bytes();
+    Some((Address { octets, port: address as u16 }, backlog & !LISTENS))
+}
+
+/// When an orphan may next try to listen again, a moment of CLOCK_MONOTONIC.
+pub fn next_attempt(handle: &Handle) -> &'static AtomicU64 {
+    &memory(handle).next_attempt
 }
 
 fn key(level: c_int, name: c_int, length: usize) -> u64 {
@@ -232,6 +292,20 @@ fn remember(handle: &Handle, level: c_int, name: c_int, value: &[u8]) {
 /// Sets on a socket of the kernel what was set on one of ours. An option that the kernel refuses was refused by the
 /// engine as well, or has no meaning there.
 pub fn replay(handle: &Handle, kernel: c_int) {
+    for_each_remembered(handle, |level, name, value| {
+        // SAFETY: the value is as long as said.
+        let _ = unsafe { sys::setsockopt(kernel, level, name, value.as_ptr().cast::<c_void>(), value.len() as u32) };
+    });
+}
+
+/// Sets on one socket of ours what was set on another. What a new engine refuses stays at its default.
+pub fn repeat(from: &Handle, to: &Handle) {
+    for_each_remembered(from, |level, name, value| {
+        let _ = set(to, level, name, value);
+    });
+}
+
+fn for_each_remembered(handle: &Handle, mut act: impl FnMut(c_int, c_int, &[u8])) {
     let memory = memory(handle);
     if memory.generation.load(Ordering::Acquire) != handle.id.generation {
         return;
@@ -241,11 +315,11 @@ pub fn replay(handle: &Handle, kernel: c_int) {
         if key == 0 {
             continue;
         }
-        let value = option.value.each_ref().map(|word| word.load(Ordering::Relaxed));
-        let (level, name, length) = (key >> 40 & 0xffff, key >> 16 & 0xffff, key & 0xffff);
-        // SAFETY: the value is 24 bytes long, and remembered lengths are no longer.
-        let _ = unsafe {
-            sys::setsockopt(kernel, level as c_int, name as c_int, (&raw const value).cast::<c_void>(), length as u32)
-        };
+        let mut value = [0; LONGEST_VALUE];
+        for (bytes, word) in value.chunks_exact_mut(8).zip(&option.value) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        let (level, name, length) = (key >> 40 & 0xffff, key >> 16 & 0xffff, (key & 0xffff) as usize);
+        act(level as c_int, name as c_int, &value[..length.min(LONGEST_VALUE)]);
     }
 }

@@ -3,6 +3,7 @@
 
 use core::ffi::c_int;
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::attach::mark_internal;
 use crate::sys;
@@ -11,9 +12,45 @@ use crate::table::{self, DESCRIPTORS, Entry};
 const DEFAULT_RUN_DIR: &[u8] = b"/run/persona";
 const DEFAULT_NAME: &[u8] = b"default";
 
+/// The path by which this image, or the one it was forked from, first reached an engine: eight bytes a word, all zero as
+/// long as there is none.
+static REACHED: [AtomicU64; 14] = [const { AtomicU64::new(0) }; 14];
+
 /// Address of the session socket of the engine that PERSONA_NAME and PERSONA_RUN_DIR name. A program that only has
-/// LKL_HIJACK_CONFIG_FILE set meets the engine with the default name. None: the path does not fit an address.
+/// LKL_HIJACK_CONFIG_FILE set meets the engine with the default name. Once an engine was reached its successors are
+/// looked for at the same place: servers like nginx clear the environment of their workers. None: the path does not
+/// fit an address.
 pub fn session_socket() -> Option<libc::sockaddr_un> {
+    match REACHED[0].load(Ordering::Acquire) {
+        0 => by_environment(),
+        _ => Some(reached()),
+    }
+}
+
+/// Keeps the address of an engine that answered.
+pub fn keep_session_socket(address: &libc::sockaddr_un) {
+    // The first word says that the others are there.
+    for (index, cell) in REACHED.iter().enumerate().rev() {
+        let mut word = [0; 8];
+        for (byte, from) in word.iter_mut().zip(address.sun_path.iter().skip(index * 8)) {
+            *byte = *from as u8;
+        }
+        cell.store(u64::from_ne_bytes(word), Ordering::Release);
+    }
+}
+
+fn reached() -> libc::sockaddr_un {
+    // SAFETY: all zero is a valid address record.
+    let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = REACHED.iter().flat_map(|cell| cell.load(Ordering::Acquire).to_ne_bytes());
+    for (place, byte) in address.sun_path.iter_mut().zip(bytes) {
+        *place = byte as _;
+    }
+    address
+}
+
+fn by_environment() -> Option<libc::sockaddr_un> {
     let (mut directory, mut name) = ([0; 108], [0; 108]);
     let directory = sys::environment(c"PERSONA_RUN_DIR", &mut directory).filter(|value| !value.is_empty());
     let name = sys::environment(c"PERSONA_NAME", &mut name).filter(|value| !value.is_empty());

@@ -14,7 +14,7 @@ use crate::handle::Handle;
 use crate::sys::{self, Errno, Result, answer};
 use crate::table::{self, Entry};
 use crate::wait::Seat;
-use crate::{attach, real, spin};
+use crate::{attach, real, relisten, spin};
 
 export! {
     fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
@@ -82,6 +82,7 @@ pub fn is_ours(fd: c_int) -> bool {
 pub unsafe extern "C-unwind" fn wait(fds: &mut [pollfd], until: Until, mask: *const sigset_t) -> Result<usize> {
     attach::check_process();
     loop {
+        let orphans_wait = tend(fds);
         let ready = look(fds);
         if ready == 0 && !matches!(until, Until::Now) && spin::until(&|| glance(fds)) {
             continue;
@@ -90,13 +91,16 @@ pub unsafe extern "C-unwind" fn wait(fds: &mut [pollfd], until: Until, mask: *co
             // SAFETY: nobody sleeps.
             return unsafe { with_kernel(fds, &[], Some(0), null()) }.map(|kernel| ready + kernel.ready);
         }
+        let left = until.left();
+        let left =
+            if orphans_wait { Some(left.map_or(relisten::RETRY, |left| left.min(relisten::RETRY))) } else { left };
         let seats = Seats::take(fds)?;
         seats.subscribe(fds);
         let outcome = if glance(fds) {
             Ok(Kernel { ready: 0, over: false })
         } else {
             // SAFETY: passed on to the caller.
-            unsafe { with_kernel(fds, &seats.list, until.left(), mask) }
+            unsafe { with_kernel(fds, &seats.list, left, mask) }
         };
         seats.leave(fds);
         match outcome {
@@ -109,6 +113,17 @@ pub unsafe extern "C-unwind" fn wait(fds: &mut [pollfd], until: Until, mask: *co
             }
         }
     }
+}
+
+/// Brings back listeners whose engine is gone. True: some have to wait for another engine.
+fn tend(fds: &[pollfd]) -> bool {
+    fds.iter().fold(false, |waiting, entry| {
+        let waits = match Handle::of(entry.fd) {
+            Some(handle) => relisten::is_orphan(&handle) && !matches!(relisten::renew(&handle), Ok(Some(_))),
+            None => epoll::armable(entry.fd).is_some_and(|set| epoll::tend(set, 0)),
+        };
+        waiting | waits
+    })
 }
 
 /// Sets `revents` of the sockets of ours and returns how many are ready.
@@ -150,12 +165,12 @@ impl Seats {
         for entry in fds {
             let Some(handle) = Handle::unrelayed(entry.fd) else { continue };
             let place = &mut seats.list[handle.id.session as usize % SESSIONS];
-            if place.is_some() {
+            // Nobody rings for a dead session: its sockets are ready with an error, or wait for another engine.
+            if place.is_some() || handle.view.is_dead() {
                 continue;
             }
             match Seat::take(handle.view) {
                 Ok(seat) => *place = Some(seat),
-                // Its sockets are ready with an error then, which the caller sees without sleeping.
                 Err(_) if handle.view.is_dead() => {}
                 Err(trouble) => {
                     seats.give_back();

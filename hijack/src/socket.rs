@@ -48,8 +48,8 @@ export! {
             return real::listen(fd, backlog);
         };
         // Negative means "as many as possible", as the kernel's unsigned comparison has it.
-        let backlog = if backlog < 0 { u64::from(u32::MAX >> 1) } else { backlog as u64 };
-        answer(command::ask(&handle, op::LISTEN, &[backlog], &mut []).map(drop))
+        let backlog = if backlog < 0 { u32::MAX >> 1 } else { backlog as u32 };
+        answer(listen_ours(&handle, backlog))
     }
 
     fn shutdown(fd: c_int, how: c_int) -> c_int {
@@ -61,6 +61,9 @@ export! {
         }
         if handle.bits() & (state_bits::CONNECTED | state_bits::CONNECTING | state_bits::LISTENING) == 0 {
             return answer::<()>(Err(Errno(libc::ENOTCONN)));
+        }
+        if handle.has(state_bits::LISTENING) && how != libc::SHUT_WR {
+            options::forget_station(&handle);
         }
         answer(command::ask(&handle, op::SHUTDOWN, &[how as u64], &mut []).map(drop))
     }
@@ -127,7 +130,7 @@ unsafe fn on_host(domain: c_int, kind: c_int, protocol: c_int, code: u32) -> c_i
 }
 
 /// Makes a socket of ours.
-fn open(kind: c_int) -> core::result::Result<c_int, Trouble> {
+pub fn open(kind: c_int) -> core::result::Result<c_int, Trouble> {
     let view = attach::current()?;
     let no_memory = Trouble { reason: reason::NO_MEMORY, errno: Errno(libc::ENOBUFS) };
     let session = view.session().ok_or(no_memory)?;
@@ -177,6 +180,13 @@ pub fn enter(view: &'static View, socket: &SocketRef, fd: c_int, anchor: u32) ->
     command::post(&handle, op::BIND_ANCHOR, &[u64::from(anchor)])?;
     table::set(fd, Entry::Socket(id));
     Ok(handle)
+}
+
+/// Listens, and remembers where, in case the listener has to come back in another engine.
+pub fn listen_ours(handle: &Handle, backlog: u32) -> Result<()> {
+    command::ask(handle, op::LISTEN, &[u64::from(backlog)], &mut [])?;
+    options::remember_station(handle, Address::local(handle.socket.address), backlog);
+    Ok(())
 }
 
 /// Where a call is to be made.

@@ -226,7 +226,7 @@ pub extern "C-unwind" fn block(handle: &Handle, want: Want, deadline: Option<u64
     let seat = match Seat::take(handle.view) {
         Ok(seat) => seat,
         Err(_) if handle.is_lost() => return Ok(()),
-        Err(_) => return nap(deadline),
+        Err(_) => return nap(deadline, CROWDED),
     };
     handle.socket.wait.subscribe(seat.id);
     let outcome = loop {
@@ -276,14 +276,18 @@ pub fn remaining(deadline: u64) -> Option<libc::timespec> {
     Some(libc::timespec { tv_sec: (left / 1_000_000_000) as _, tv_nsec: (left % 1_000_000_000) as _ })
 }
 
-/// What is left to do when every seat of the session is taken, which means that hundreds of its threads are blocked: a
-/// short sleep, and another look.
-extern "C-unwind" fn nap(deadline: Option<u64>) -> Result<()> {
-    let longest = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    let time = match deadline.map(remaining) {
-        Some(None) => return Err(Errno(libc::EAGAIN)),
-        Some(Some(left)) if left.tv_sec == 0 && left.tv_nsec < longest.tv_nsec => left,
-        _ => longest,
+/// Nanoseconds between two looks when every seat of the session is taken, which means that hundreds of its threads are
+/// blocked.
+const CROWDED: u64 = 1_000_000;
+
+/// A sleep of at most `longest` nanoseconds, before another look at what nobody will announce.
+pub extern "C-unwind" fn nap(deadline: Option<u64>, longest: u64) -> Result<()> {
+    let longest = sys::now() + longest;
+    let end = deadline.map_or(longest, |deadline| deadline.min(longest));
+    let time = match remaining(end) {
+        Some(time) => time,
+        None if deadline == Some(end) => return Err(Errno(libc::EAGAIN)),
+        None => return Ok(()),
     };
     // SAFETY: no descriptors, one timespec.
     match unsafe { real::ppoll(core::ptr::null_mut(), 0, &time, null()) } {

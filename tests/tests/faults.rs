@@ -4,11 +4,11 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use persona_tests::engine::interface;
-use persona_tests::topology::{INTERFACE, PEER_ADDRESS};
+use persona_tests::topology::{INTERFACE, OUR_ADDRESS, PEER_ADDRESS};
 use persona_tests::{Engine, Link, Running, Side, Topology, binary};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A second address of the host beside the engine's, for traffic that is not ours.
 const HOST_ADDRESS: &str = "10.9.0.3";
@@ -197,4 +197,153 @@ fn a_graceful_stop_ends_connections_as_a_process_exit_does() {
     reader.finish(20).unwrap();
     assert!(!xdp_attached(&topology));
     exact(host);
+}
+
+/// nginx with two workers under Persona, serving one file.
+struct Nginx {
+    directory: tempfile::TempDir,
+    _running: Running,
+}
+
+impl Nginx {
+    fn start(topology: &Topology, engine: &Engine) -> Self {
+        let directory = tempfile::Builder::new().prefix("persona-faults-").tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let at = directory.path().display();
+        let text = format!(
+            "daemon off; worker_processes 2; pid {at}/nginx.pid; error_log {at}/error.log;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{ access_log off; server {{ listen {OUR_ADDRESS}:8080; root {at}; }} }}\n"
+        );
+        let config = directory.path().join("nginx.conf");
+        std::fs::write(&config, text).unwrap();
+        let running = topology.spawn(Side::Persona(engine), &["nginx", "-c", &config.display().to_string()]).unwrap();
+        engine.wait_for_listener(8080).unwrap();
+        Self { directory, _running: running }
+    }
+
+    fn workers(&self) -> Vec<String> {
+        let master = std::fs::read_to_string(self.directory.path().join("nginx.pid")).unwrap();
+        let master = master.trim();
+        let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
+        children.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn serves(topology: &Topology) -> bool {
+        let url = format!("http://{OUR_ADDRESS}:8080/nginx.conf");
+        topology.succeed(Side::Peer, &["curl", "-sSf", "-m", "2", "-o", "/dev/null", &url], 5).is_ok()
+    }
+}
+
+/// Nanoseconds for which the process's main thread has run or wanted to. On a busy machine, too, one that spins wants to
+/// all the time and one that sleeps does not.
+fn wanted_to_run(pid: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    text.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
+}
+
+fn assert_asleep(pids: &[String]) {
+    let before: Vec<_> = pids.iter().map(|pid| wanted_to_run(pid)).collect();
+    let begin = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    let most = begin.elapsed().as_nanos() as u64 / 2;
+    for (pid, before) in pids.iter().zip(before) {
+        let wanted = wanted_to_run(pid) - before;
+        assert!(wanted < most, "process {pid} wanted to run for {wanted} ns of {} ns", most * 2);
+    }
+}
+
+#[test]
+fn listeners_come_back_in_the_engine_that_follows_a_killed_one() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start(&topology, "xdp").unwrap();
+    let nginx = Nginx::start(&topology, &engine);
+    let workers = nginx.workers();
+    assert_eq!(workers.len(), 2);
+    // Twice: what the first life left must not stand in the way of the third.
+    for _ in 0..2 {
+        assert!(Nginx::serves(&topology));
+        let before = engine.engine_pid().unwrap();
+        kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+        wait_until(|| engine.engine_pid().is_ok_and(|pid| pid != before));
+        wait_until(|| Nginx::serves(&topology));
+        assert_asleep(&workers);
+    }
+    assert!(Nginx::serves(&topology));
+    assert_eq!(nginx.workers(), workers, "no worker had to be replaced");
+}
+
+/// Waits for connections in each way there is, a thread for each, and answers with the way's number.
+const LISTENERS: &str = "
+import select, socket, threading
+def listener(port):
+    s = socket.create_server(('10.9.0.2', port))
+    return s
+def serve(s, wait):
+    while True:
+        wait()
+        try: c = s.accept()[0]
+        except BlockingIOError: continue
+        c.sendall(b'here')
+        c.close()
+def by_poll(s):
+    s.setblocking(False)
+    p = select.poll(); p.register(s, select.POLLIN)
+    return lambda: p.poll()
+def by_select(s):
+    s.setblocking(False)
+    return lambda: select.select([s], [], [])
+def by_epoll(s):
+    s.setblocking(False)
+    e = select.epoll(); e.register(s, select.EPOLLIN)
+    return lambda: e.poll()
+ways = [lambda s: (lambda: None), by_poll, by_select, by_epoll]
+for n, way in enumerate(ways):
+    s = listener(7010 + n)
+    threading.Thread(target=serve, args=(s, way(s))).start()
+print('ready', flush=True)
+";
+
+#[test]
+fn listeners_without_any_engine_sleep_until_one_comes() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start(&topology, "xdp").unwrap();
+    let nginx = Nginx::start(&topology, &engine);
+    let program = topology.spawn(Side::Persona(&engine), &["python3", "-c", LISTENERS]).unwrap();
+    (0..4).for_each(|way| engine.wait_for_listener(7010 + way).unwrap());
+    let (keeper, child) = (engine.keeper().unwrap(), engine.engine_pid().unwrap());
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+    wait_until(|| !xdp_attached(&topology));
+
+    let mut threads = nginx.workers();
+    threads.extend(threads_below(program.pid()));
+    assert!(threads.len() >= 2 + 4, "two workers, and a thread for each way to wait: {threads:?}");
+    assert_asleep(&threads);
+
+    let config = engine.run_dir().join("config.json").display().to_string();
+    let up = engine.persona(&["up", "--name", &engine.name, "--config", &config]).output().unwrap();
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    wait_until(|| Nginx::serves(&topology));
+    for way in 0..4 {
+        let connect = format!(
+            "import socket\nc=socket.create_connection(('{OUR_ADDRESS}',{}),2)\nassert c.recv(9)==b'here'",
+            7010 + way
+        );
+        wait_until(|| topology.succeed(Side::Peer, &["python3", "-c", &connect], 5).is_ok());
+    }
+}
+
+/// Every thread of a process and of what it started, as a path below /proc.
+fn threads_below(pid: u32) -> Vec<String> {
+    let mut threads = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let task = task.unwrap().path();
+        threads.push(task.strip_prefix("/proc").unwrap().display().to_string());
+        let children = std::fs::read_to_string(task.join("children")).unwrap();
+        for child in children.split_whitespace() {
+            threads.extend(threads_below(child.parse().unwrap()));
+        }
+    }
+    threads
 }

@@ -161,8 +161,11 @@ impl Control<'_> {
 
     fn end_listener(&mut self, shard: usize, key: SlotKey, failed: Option<(Origin, i32)>, listener: ListenerIndex) {
         if let Some(local) = self.ports.bound(holder(key)) {
-            self.hooks.listener_ended(local);
             self.ports.set_listening(holder(key), false);
+            // Whoever shares the address needs its connections diverted still.
+            if !self.ports.is_listened(local) {
+                self.hooks.listener_ended(local);
+            }
         }
         let ticket = self.ticket();
         let missing = self.links.shards();

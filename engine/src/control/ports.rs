@@ -119,6 +119,12 @@ impl PortTable {
         }
     }
 
+    /// True if somebody listens at just this address.
+    pub fn is_listened(&self, local: SocketAddr) -> bool {
+        let held = self.by_port.get(&local.port()).map_or(&[][..], Vec::as_slice);
+        held.iter().any(|held| held.listening && held.claim.local == local)
+    }
+
     pub fn bound(&self, holder: Holder) -> Option<SocketAddr> {
         let port = self.by_holder.get(&holder)?;
         let held = self.by_port.get(port)?;
@@ -223,6 +229,11 @@ mod tests {
         table.bind(sharing(2, 5), &used).unwrap();
         table.listen(Holder { session: 1, slot: 2 }).unwrap();
         assert_eq!(table.bind(sharing(3, 6), &used), Err(Refused::InUse));
+        let local = "0.0.0.0:80".parse().unwrap();
+        table.set_listening(Holder { session: 1, slot: 1 }, false);
+        assert!(table.is_listened(local));
+        table.set_listening(Holder { session: 1, slot: 2 }, false);
+        assert!(!table.is_listened(local));
     }
 
     #[test]
