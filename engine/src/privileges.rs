@@ -25,7 +25,11 @@ pub fn drop_to(identity: Identity) -> Result<()> {
         };
         if failed {
             let error = std::io::Error::last_os_error();
-            bail!("cannot change to user {} and group {}: {error}", identity.uid, identity.gid);
+            bail!(
+                "cannot change to user {} and group {}: {error}; it takes CAP_SETUID and CAP_SETGID",
+                identity.uid,
+                identity.gid
+            );
         }
     }
     let none = CapabilitySets {
