@@ -1,6 +1,7 @@
-//! Processor time as the kernel counts it: of the whole machine, and of one process.
+//! Processor time as the kernel counts it: of the whole machine, of one process, of one thread.
 
 use anyhow::{Context, Result};
+use std::time::Duration;
 
 /// Seconds that all processors have spent on anything but idling (interrupts and softirqs included) since boot.
 pub fn busy_seconds() -> Result<f64> {
@@ -22,6 +23,15 @@ pub fn process_seconds(pid: i32) -> Result<f64> {
     let [user, system] = [11, 12].map(|at| fields.get(at).and_then(|text| text.parse::<u64>().ok()));
     let ticks = user.context("utime")? + system.context("stime")?;
     Ok(ticks as f64 / ticks_per_second())
+}
+
+/// Processor time of the calling thread: what others do on the machine is not in it, but for cold caches.
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes a timespec to a local one.
+    let outcome = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(outcome, 0, "every thread has a clock");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Programs that wanted a processor, on average over the last minute.
