@@ -14,6 +14,12 @@ MIB ?= 1024
 stage := deploy/stage
 cargo := cargo
 
+# Always the whole workspace, with targets by name: a subset of packages has other features of the dependencies, and
+# would build them all again.
+tests := $(cargo) test --workspace --no-fail-fast
+sources = $(wildcard $(patsubst %,%/tests/*.rs,$(1)) $(patsubst %,%/tests/*/main.rs,$(1)))
+of = $(addprefix --test ,$(sort $(notdir $(basename $(patsubst %/main.rs,%,$(call sources,$(1)))))))
+
 .PHONY: all demo test bench apps soak fmt lint install build release lint-stages test-stages clean
 
 all: build
@@ -39,10 +45,10 @@ test:
 test-stages:
 	@$(stage) install 120 deploy/install
 	@$(stage) build 420 $(cargo) build --workspace --all-targets
-	@$(stage) unit 420 $(cargo) test --workspace --no-fail-fast --exclude persona-tests --exclude persona-hijack
-	@$(stage) library 120 $(cargo) test --no-fail-fast -p persona-hijack
-	@$(stage) end-to-end 480 $(cargo) test --no-fail-fast -p persona-tests
-	@$(stage) xsk-rs 180 $(cargo) test --no-fail-fast -p persona-engine --features xsk-rs --test port_xdp
+	@$(stage) unit 420 $(tests) --lib --bins $(call of,stack channel ebpf engine)
+	@$(stage) library 120 $(tests) $(call of,hijack)
+	@$(stage) end-to-end 480 $(tests) $(call of,tests)
+	@$(stage) xsk-rs 180 $(tests) --features persona-engine/xsk-rs --test port_xdp
 	@$(stage) loom 240 env RUSTFLAGS="--cfg loom" $(cargo) test -p persona-channel --release --target-dir target/loom loom
 
 lint-stages:
@@ -51,7 +57,7 @@ lint-stages:
 
 # The library under small programs of its own, and real programs end to end.
 apps: install build
-	$(cargo) test --no-fail-fast -p persona-hijack -p persona-tests
+	$(tests) $(call of,hijack tests)
 
 bench: install release
 	$(cargo) bench --workspace --benches
