@@ -337,7 +337,8 @@ fn new_session(id: u64, settings: &Settings) -> Session {
     }
 }
 
-/// The library under test. Cargo does not build a cdylib for the tests of its own package, so it is asked to.
+/// The library under test. Cargo does not build a cdylib for the tests of its own package, so it is asked to; for the whole
+/// workspace, as `make test` has built it, since a single package has other features of the dependencies.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -345,7 +346,7 @@ pub fn library() -> &'static Path {
         let directory = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
         let release = directory.ends_with("release");
         let mut build = std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        build.args(["build", "--quiet", "--package", "persona-hijack"]).args(release.then_some("--release"));
+        build.args(["build", "--quiet", "--workspace", "--all-targets"]).args(release.then_some("--release"));
         let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
         assert!(status.success(), "libpersona.so builds");
         directory.join("libpersona.so")
