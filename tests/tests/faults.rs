@@ -267,6 +267,8 @@ fn listeners_come_back_in_the_engine_that_follows_a_killed_one() {
         kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
         wait_until(|| engine.engine_pid().is_ok_and(|pid| pid != before));
         wait_until(|| Nginx::serves(&topology));
+        // Each worker listens for itself now.
+        wait_until(|| engine.json(&["sockets"]).unwrap().to_string().matches("\"LISTEN\"").count() == 2);
         assert_asleep(&workers);
     }
     assert!(Nginx::serves(&topology));

@@ -91,6 +91,8 @@ pub struct ShardHost<'a> {
     pub adopted: Vec<Owner>,
     /// A listener has [`news`](super::sessions::Listener::news).
     pub listener_news: bool,
+    /// Counts connections to shared listeners, which take them by turns.
+    turns: usize,
     /// A port had no room in this iteration: there will be some without anybody waking us.
     pub port_was_full: bool,
     pub counters: ShardCounters,
@@ -118,6 +120,7 @@ impl<'a> ShardHost<'a> {
             damaged: Vec::new(),
             adopted: Vec::new(),
             listener_news: false,
+            turns: 0,
             port_was_full: false,
             counters: ShardCounters::default(),
             tap: ShardTap::default(),
@@ -294,7 +297,7 @@ impl Host for ShardHost<'_> {
     }
 
     fn incoming(&mut self, open: &PassiveOpen) -> Incoming {
-        let Some((session_index, listener_slot)) = parse(open.listener_owner) else { return Incoming::Refuse };
+        let Some((session_index, listener_slot)) = self.receiver(open) else { return Incoming::Refuse };
         let shard = self.shard;
         let Some(attached) = self.sessions.get(session_index) else { return Incoming::Refuse };
         let session = Arc::clone(&attached.session);
@@ -341,6 +344,22 @@ impl Host for ShardHost<'_> {
         }
         self.hooks.flow_begins(open.local, open.remote, shard as u8);
         Incoming::Adopt(owner)
+    }
+}
+
+impl ShardHost<'_> {
+    /// The listener that a connection goes to: session and slot. Sharers of an address have their turns; one whose
+    /// accept ring is full refuses in its turn, and the client's next segment meets another.
+    fn receiver(&mut self, open: &PassiveOpen) -> Option<(u32, Slot)> {
+        let (session, slot) = parse(open.listener_owner)?;
+        let only = self.sessions.get(session).and_then(|attached| attached.listener(slot));
+        if only.is_some_and(|listener| listener.id == open.listener && !listener.shared) {
+            return Some((session, slot));
+        }
+        let count = self.sessions.sharers(open.listener).count();
+        self.turns = self.turns.wrapping_add(1);
+        let turn = self.turns.checked_rem(count)?;
+        self.sessions.sharers(open.listener).nth(turn).map(|(session, listener)| (session, listener.slot))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::message::{ControlMessage, ListenOrder, Origin, SlotKey};
 use persona_channel::accept::AcceptWriter;
 use persona_channel::layout::state_bits;
 use persona_channel::memory::{ListenerIndex, Slot};
+use persona_stack::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,10 +50,20 @@ impl Shard<'_> {
 
     fn add_listener(&mut self, order: &ListenOrder) -> Result<(), i32> {
         let ListenOrder { key, local, backlog, listener: ring, settings, .. } = order;
-        let attached = self.host.sessions.get(key.session).ok_or(libc::EBADF)?;
+        self.host.sessions.get(key.session).ok_or(libc::EBADF)?;
         let owner = owner_of_listener(key.session, key.slot);
         // The accept ring bounds what is accepted; the stack bounds what is half-open.
-        let id = self.stack.listen(owner, *local, (*backlog).max(1), &settings.stack).map_err(errno)?;
+        let (id, shared) = match self.stack.listen(owner, *local, (*backlog).max(1), &settings.stack) {
+            Ok(id) => (id, false),
+            // The control thread has found that they may share the port.
+            Err(Error::AddressInUse) if settings.reuse_port => {
+                let id = self.host.sessions.listening(*local).ok_or(libc::EADDRINUSE)?;
+                self.host.sessions.sharers(id).for_each(|(_, listener)| listener.shared = true);
+                (id, true)
+            }
+            Err(error) => return Err(errno(error)),
+        };
+        let attached = self.host.sessions.get(key.session).ok_or(libc::EBADF)?;
         let mut accept = AcceptWriter::new();
         accept.reset(attached.session.view().accept_ring(*ring, shard_index(self.links.index)));
         attached.listeners.push(Listener {
@@ -64,7 +75,9 @@ impl Shard<'_> {
             local: *local,
             backlog: *backlog,
             settings: *settings,
-            retuned: false,
+            // The stack gives connections the options of the first.
+            retuned: shared,
+            shared,
             news: false,
         });
         Ok(())
@@ -128,7 +141,9 @@ impl Shard<'_> {
     /// Stops listening on this shard. Connections that nobody accepted are reset.
     pub(crate) fn unlisten_here(&mut self, key: SlotKey, ticket: u32) {
         if let Some(listener) = self.take_listener(key) {
-            let _ = self.stack.unlisten(self.now, listener.id, &mut self.host);
+            if self.host.sessions.sharers(listener.id).next().is_none() {
+                let _ = self.stack.unlisten(self.now, listener.id, &mut self.host);
+            }
             self.reset_unaccepted(key.session, listener);
         }
         self.links.send_control(ControlMessage::Unlistened { ticket });

@@ -31,6 +31,7 @@ pub fn parse(owner: Owner) -> Option<(u32, Slot)> {
 pub struct Listener {
     pub slot: Slot,
     pub generation: u32,
+    /// The stack's listener, which several may share (SO_REUSEPORT).
     pub id: ListenerId,
     pub ring: ListenerIndex,
     pub accept: AcceptWriter,
@@ -39,6 +40,8 @@ pub struct Listener {
     pub settings: Settings,
     /// The settings changed since the stack was told to listen: accepted connections are told theirs.
     pub retuned: bool,
+    /// Others had or have the stack's listener as well, see [`Sessions::sharers`].
+    pub shared: bool,
     /// Connections were put into the accept ring since the waiters were last told.
     pub news: bool,
 }
@@ -169,6 +172,23 @@ impl Sessions {
 
     pub fn get(&mut self, session: u32) -> Option<&mut Attached> {
         self.list.get_mut(session as usize)?.as_deref_mut()
+    }
+
+    /// The stack's listener at an address.
+    pub fn listening(&mut self, local: SocketAddr) -> Option<ListenerId> {
+        self.iter().flat_map(|attached| &attached.listeners).find(|listener| listener.local == local).map(|one| one.id)
+    }
+
+    /// Listeners of all sessions that share the stack's listener `id`.
+    pub fn sharers(&mut self, id: ListenerId) -> impl Iterator<Item = (u32, &mut Listener)> {
+        self.iter().flat_map(move |attached| {
+            let session = attached.session.index;
+            attached
+                .listeners
+                .iter_mut()
+                .filter(move |listener| listener.id == id)
+                .map(move |listener| (session, listener))
+        })
     }
 
     /// One past the highest index in use.
