@@ -6,6 +6,7 @@
 //! hits both. The table goes to standard output, CSV and SVG to `target/bench/` (or the directory given as argument).
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigHandler, Signal};
 use persona_benches::figures::{Better, Figure, Target};
 use persona_benches::memory::{Ends, persona::Persona, smoltcp::Smoltcp};
 use persona_benches::{machine, report};
@@ -35,11 +36,11 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 fn main() -> Result<()> {
     let directory = std::env::args_os().nth(1).map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
     // An interrupt ends the programs in the foreground group; the flag ends the run, and namespaces are removed.
-    // SAFETY: the handler stores to an atomic and nothing else.
-    unsafe {
-        nix::sys::signal::signal(nix::sys::signal::Signal::SIGINT, nix::sys::signal::SigHandler::Handler(on_interrupt))
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler stores to an atomic and nothing else.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::Handler(on_interrupt)) }
+            .with_context(|| format!("cannot handle {signal}"))?;
     }
-    .context("SIGINT")?;
     let (load, processors) = (machine::load_average()?, std::thread::available_parallelism()?.get());
     let (mut figures, busy) = (Vec::new(), load > processors as f64 / 2.0);
     let outcome = measure(&mut figures);
