@@ -145,7 +145,8 @@ impl<'a> Connection<'a> {
             return;
         }
         if sequence != self.rcv_nxt {
-            assert!((sequence.wrapping_sub(self.rcv_nxt) as i32) < 0, "a frame was lost or came out of order");
+            // A full ring or queue loses frames when this thread is kept from running for long. The duplicate ACK makes
+            // the peer repeat them.
             self.send(ACK, &[], &[], None);
             return;
         }
