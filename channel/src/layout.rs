@@ -251,7 +251,8 @@ pub mod op {
     pub const RELAY: u16 = 8;
     /// Reads the urgent byte. Reply: byte or -errno.
     pub const URGENT: u16 = 9;
-    /// Sends the last byte written as urgent. args: stream offset after it.
+    /// The byte before a stream offset is urgent; asked before it is written, since afterwards it may have left without
+    /// the pointer. args: the offset. Reply: 0 or -errno.
     pub const SEND_URGENT: u16 = 10;
     /// The slot was claimed and given up before BIND_ANCHOR, or the last descriptor known here was closed: look.
     pub const RELEASE: u16 = 11;

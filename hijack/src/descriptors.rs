@@ -2,23 +2,31 @@
 
 use core::ffi::{c_int, c_uint, c_ulong};
 
-use persona_channel::layout::state_bits;
+use persona_channel::layout::{op, state_bits};
 
 use crate::export::export;
 use crate::handle::{Handle, private_flags};
 use crate::sys::{self, Errno, Result, answer};
 use crate::table::{self, Entry};
-use crate::{epoll, real, relay, stream_io};
+use crate::{command, epoll, real, relay, stream_io};
 
 export! {
     fn close(fd: c_int) -> c_int {
-        match table::get(fd) {
+        let entry = table::get(fd);
+        let listener = listener(fd, entry);
+        match entry {
             Entry::Foreign => {}
             // Programs that close every number they can think of must not cut us off.
             Entry::Internal => return answer::<()>(Err(Errno(libc::EBADF))),
             entry => release(fd, entry),
         }
-        real::close(fd)
+        let result = real::close(fd);
+        if let Some(listener) = listener {
+            // A server that closes its listener and opens it anew (iperf3 does) must find the address free, as on Linux: the
+            // engine is made to look before we return. Where a copy is left elsewhere it finds nothing to do.
+            let _ = command::ask(&listener, op::RELEASE, &[], &mut []);
+        }
+        result
     }
 
     fn dup(fd: c_int) -> c_int {
@@ -106,6 +114,12 @@ export! {
             None => real::sockatmark(fd),
         }
     }
+}
+
+/// The socket of a descriptor that listens on an engine that lives.
+fn listener(fd: c_int, entry: Entry) -> Option<Handle> {
+    let Entry::Socket(id) = entry else { return None };
+    Handle::new(fd, id).filter(|handle| handle.has(state_bits::LISTENING) && !handle.is_lost())
 }
 
 /// Forgets what a descriptor meant before it is closed: the number may be somebody else's right after.

@@ -27,6 +27,13 @@ pub extern "C-unwind" fn send(handle: &Handle, pieces: Pieces, flags: c_int) -> 
     let mut done = 0;
     let mut deadline = None;
     let nonblocking = handle.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
+    if flags & libc::MSG_OOB != 0
+        && handle.bits() & (state_bits::CONNECTED | state_bits::RELAY) == state_bits::CONNECTED
+    {
+        // Before the bytes: once they are published, a segment may leave without the urgent pointer.
+        let end = handle.socket.cursor.snd_end.load(Ordering::Acquire) + pieces.total() as u64;
+        command::ask(handle, op::SEND_URGENT, &[end], &mut [])?;
+    }
     loop {
         match send_some(handle, &pieces, done) {
             Ok(Step::Relayed) if done == 0 => return Ok(Outcome::Relayed),
@@ -43,10 +50,6 @@ pub extern "C-unwind" fn send(handle: &Handle, pieces: Pieces, flags: c_int) -> 
             Err(errno) => return Err(errno),
         }
         if done >= pieces.total() {
-            if flags & libc::MSG_OOB != 0 && done > 0 {
-                let end = handle.socket.cursor.snd_end.load(Ordering::Acquire);
-                command::post(handle, op::SEND_URGENT, &[end])?;
-            }
             return Ok(Outcome::Bytes(done));
         }
         if nonblocking {

@@ -175,13 +175,28 @@ fn iperf3_runs_in_both_roles_and_directions() {
         for reverse in [false, true] {
             let mut client = vec!["iperf3", "-c", address, "-n", "32M", "--json"];
             client.extend(reverse.then_some("-R"));
-            let report = if under_persona { ground.peer(&client) } else { ground.persona(&client) };
-            let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+            let report = iperf3_report(&ground, under_persona, &client);
             // With -n the receiver's count ends when the sender is done, whatever is under way then.
             assert!(report["end"]["sum_received"]["bytes"].as_u64().unwrap() >= 16 << 20, "{report}");
         }
         ground.check();
     }
+}
+
+/// The report of a client; iperf3's server refuses whoever comes before it has put the last test away.
+fn iperf3_report(ground: &Ground, at_peer: bool, client: &[&str]) -> serde_json::Value {
+    for _ in 0..50 {
+        let side = if at_peer { Side::Peer } else { Side::Persona(&ground.engine) };
+        let end = ground.topology.spawn(side, client).unwrap().finish(60).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&end.stdout).unwrap();
+        match report["error"].as_str() {
+            None => return report,
+            Some(error) if error.contains("busy") || error.contains("refused") => {}
+            Some(error) => panic!("{client:?}: {error}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("{client:?}: the server stays busy: {}", ground.engine.json(&["sockets"]).unwrap())
 }
 
 #[test]

@@ -157,6 +157,8 @@ impl Control<'_> {
 
     pub(crate) fn close_listener(&mut self, shard: usize, key: SlotKey, listener: ListenerIndex) {
         self.end_listener(shard, key, None, listener);
+        // At once, not when the last shard has stopped: who closes a listener may bind its address right after.
+        self.give_up_port(holder(key));
     }
 
     fn end_listener(&mut self, shard: usize, key: SlotKey, failed: Option<(Origin, i32)>, listener: ListenerIndex) {

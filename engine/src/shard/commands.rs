@@ -11,7 +11,7 @@ use super::sessions::owner_of;
 use super::sleep::Token;
 use crate::message::{ControlMessage, Origin, ShardMessage, SlotKey};
 use persona_channel::lane::Next;
-use persona_channel::layout::{Command, LANE_COMMANDS, op, state_bits};
+use persona_channel::layout::{CHUNK_SIZE, Command, LANE_COMMANDS, MAP_ENTRIES, op, state_bits};
 use persona_channel::memory::{LaneIndex, Slot};
 use rustix::event::epoll;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -310,7 +310,8 @@ impl Shard<'_> {
             return Err(libc::EBADF);
         };
         let connection = record.connection.filter(|_| record.phase == Phase::Connected).ok_or(libc::ENOTCONN)?;
-        if end == 0 || end > record.send.poll_end(&socket) {
+        // The library asks before it writes the byte, so that no segment leaves without the pointer.
+        if end == 0 || end > record.send.poll_end(&socket) + (MAP_ENTRIES * CHUNK_SIZE) as u64 {
             return Err(libc::EINVAL);
         }
         self.stack.urgent(connection, end).map_err(errno)?;
