@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Longest wait for something that has to happen.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The kernel's end and ours.
 pub const PEER: [u8; 4] = [10, 91, 0, 1];
