@@ -2,6 +2,7 @@
 //! them apart.
 
 use super::{BUFFER, Ends, MTU, WRITE, Wire};
+use persona_channel::copy::{self, Sum};
 use persona_stack::wire::checksum;
 use persona_stack::{
     AddressMode, Busy, Config, ConnectionId, Event, Host, Incoming, Instant, InterfaceConfig, Link, Offload, Owner,
@@ -33,6 +34,13 @@ impl Memory {
     }
 }
 
+/// The copy with its sum that the engine's ports and sessions make.
+fn copy_and_sum(to: &mut [u8], from: &[u8]) -> Sum {
+    assert_eq!(to.len(), from.len());
+    // SAFETY: two slices of one length, one of them borrowed exclusively.
+    unsafe { copy::copy_and_sum(from.as_ptr(), to.as_mut_ptr(), from.len()) }
+}
+
 /// The parts of a ring that `len` bytes from stream offset `offset` on lie in.
 fn place(offset: u64, len: usize) -> (usize, usize) {
     let start = offset as usize & (BUFFER - 1);
@@ -58,9 +66,9 @@ impl Host for Memory {
                 let (header, len) = (frame.len(), len as usize);
                 frame.resize(header + len, 0);
                 let (start, first) = place(offset, len);
-                sum = checksum::copy_and_sum(&mut frame[header..header + first], &self.send[start..start + first]);
-                let rest = checksum::copy_and_sum(&mut frame[header + first..], &self.send[..len - first]);
-                sum = checksum::combine(sum, first, rest);
+                let head = copy_and_sum(&mut frame[header..header + first], &self.send[start..start + first]);
+                let rest = copy_and_sum(&mut frame[header + first..], &self.send[..len - first]);
+                sum = head.then(first, rest).network();
             }
         }
         if let TxChecksum::Partial { start, offset } = segment.checksum {
@@ -75,9 +83,9 @@ impl Host for Memory {
 
     fn store(&mut self, _: Owner, offset: u64, bytes: &[u8]) -> Stored {
         let (start, first) = place(offset, bytes.len());
-        let sum = checksum::copy_and_sum(&mut self.receive[start..start + first], &bytes[..first]);
-        let rest = checksum::copy_and_sum(&mut self.receive[..bytes.len() - first], &bytes[first..]);
-        Stored { len: bytes.len(), sum: checksum::combine(sum, first, rest) }
+        let head = copy_and_sum(&mut self.receive[start..start + first], &bytes[..first]);
+        let rest = copy_and_sum(&mut self.receive[..bytes.len() - first], &bytes[first..]);
+        Stored { len: bytes.len(), sum: head.then(first, rest).network() }
     }
 
     fn incoming(&mut self, open: &PassiveOpen) -> Incoming {
