@@ -2,7 +2,7 @@
 //! of the tables, the owning shard, initial sequence numbers, timestamp offsets and ephemeral ports.
 
 use core::hash::Hasher;
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{Ipv4Addr, SocketAddr};
 use siphasher::sip::{SipHasher13, SipHasher24};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -57,10 +57,7 @@ impl Flow {
     /// Our address and the peer's; the stack opens no IPv6 connection, so that there is none to be lost here.
     #[inline]
     pub(crate) fn v4(&self) -> (Ipv4Addr, Ipv4Addr) {
-        let v4 = |address: PackedIp| match IpAddr::from(address) {
-            IpAddr::V4(v4) => v4,
-            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-        };
+        let v4 = |address: PackedIp| address.to_v4().unwrap_or(Ipv4Addr::UNSPECIFIED);
         (v4(self.local), v4(self.remote))
     }
 }

@@ -134,7 +134,7 @@ impl<'m> Stack<'m> {
     pub fn on_frame<H: Host>(&mut self, now: Instant, port: PortId, frame: &RxFrame<'_>, host: &mut H) {
         let Self { core, reassembly } = self;
         match ip::input::receive(now, port, frame, &mut core.env.net, reassembly, host) {
-            Received::Tcp(packet) => core.on_tcp(now, &packet, host),
+            Received::Tcp(ref packet) => core.on_tcp(now, packet, host),
             Received::Error { error, about } => core.on_icmp_error(now, error, &about, host),
             Received::Done => {}
         }

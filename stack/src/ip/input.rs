@@ -58,14 +58,14 @@ pub fn receive<'a, H: Host>(
     if header.is_fragment() {
         return on_fragment(now, port, &packet, links, reassembly, host);
     }
-    let transport = TransportPacket {
+    let transport = || TransportPacket {
         port,
-        source: IpAddr::V4(header.source()),
-        destination: IpAddr::V4(header.destination()),
+        source: header.source().into(),
+        destination: header.destination().into(),
         protocol: header.protocol(),
         tos: header.tos(),
         ttl: header.ttl(),
-        bytes: packet.payload,
+        bytes: packet.payload(),
         checksum: frame.checksum,
         gso_size: frame.gso_size,
         reassembled: false,
@@ -73,10 +73,11 @@ pub fn receive<'a, H: Host>(
     match header.protocol() {
         protocol::TCP => {
             links.counters.ip_in_delivers += 1;
-            Received::Tcp(transport)
+            Received::Tcp(transport())
         }
         protocol::ICMP => {
             links.counters.ip_in_delivers += 1;
+            let transport = transport();
             // An echo's payload may lie in several buffers, and its answer is sent from one.
             let message = match transport.bytes.contiguous() {
                 Some(message) => message,
@@ -145,7 +146,7 @@ fn on_fragment<'a, H: Host>(
     host: &mut H,
 ) -> Received<'a> {
     links.counters.ip_reasm_reqds += 1;
-    let whole = match reassembly.add(now, &packet.header, packet.payload.iter()) {
+    let whole = match reassembly.add(now, &packet.header, packet.payload().iter()) {
         Outcome::Incomplete => return Received::Done,
         Outcome::Discarded => {
             links.counters.ip_reasm_fails += 1;
@@ -157,8 +158,8 @@ fn on_fragment<'a, H: Host>(
     let bytes = reassembly.scratch().get(..whole.len).unwrap_or_default();
     let transport = TransportPacket {
         port,
-        source: IpAddr::V4(whole.source),
-        destination: IpAddr::V4(whole.destination),
+        source: whole.source.into(),
+        destination: whole.destination.into(),
         protocol: whole.protocol,
         tos: whole.tos,
         ttl: whole.ttl,
@@ -225,8 +226,8 @@ fn on_icmp<'a, H: Host>(
             None => Received::Done,
         },
         IcmpAction::Reply(reply) => {
-            if let (true, IpAddr::V4(from), IpAddr::V4(to)) =
-                (answers(links, packet.port), packet.destination, packet.source)
+            if let (true, Some(from), Some(to)) =
+                (answers(links, packet.port), packet.destination.to_v4(), packet.source.to_v4())
                 && send_message(now, from, to, packet.tos, &reply, links, host)
             {
                 links.counters.icmp_out_echo_reps += 1;
@@ -359,7 +360,7 @@ fn send_message<H: Host>(
         let payload = Payload::Inline(message.body().get(body).unwrap_or_default());
         let outgoing =
             Outgoing { header: &mut frame[..header_len], payload, checksum: TxChecksum::Complete, gso: None };
-        if links.output(now, path.port, path.next_hop, outgoing, host).is_err() {
+        if links.output(now, path.port, path.next_hop.into(), outgoing, host).is_err() {
             links.counters.ip_out_discards += 1;
             return false;
         }

@@ -166,14 +166,14 @@ impl Interfaces {
 
     /// Whether `address` is one of ours, on whichever interface.
     #[inline]
-    pub fn is_local(&self, address: IpAddr) -> bool {
+    pub fn is_local(&self, address: impl Into<PackedIp>) -> bool {
         self.find(address).is_some()
     }
 
     /// The record of one of our addresses.
     #[inline]
-    pub fn find(&self, address: IpAddr) -> Option<&AddressRecord> {
-        let packed = PackedIp::from(address);
+    pub fn find(&self, address: impl Into<PackedIp>) -> Option<&AddressRecord> {
+        let packed = address.into();
         self.addresses().iter().find(|known| known.address == packed)
     }
 
@@ -186,11 +186,12 @@ impl Interfaces {
     }
 
     /// Whether `address` is a broadcast address on `port`: limited, or of one of its prefixes.
+    #[inline]
     pub fn is_broadcast(&self, port: PortId, address: Ipv4Addr) -> bool {
         address.is_broadcast()
             || self.addresses().iter().any(|known| {
                 // A /31 or /32 has no broadcast address (RFC 3021).
-                let IpAddr::V4(ours) = known.address() else { return false };
+                let Some(ours) = known.address.to_v4() else { return false };
                 let host_bits = u32::MAX.checked_shr(u32::from(known.prefix_len)).unwrap_or(0);
                 known.port == port.0 && host_bits > 1 && ours.to_bits() | host_bits == address.to_bits()
             })
@@ -202,6 +203,7 @@ impl Interfaces {
 }
 
 /// Whether the first `len` bits of both addresses agree; never across families.
+#[inline]
 pub(crate) fn prefix_holds(network: IpAddr, len: u8, address: IpAddr) -> bool {
     match (network, address) {
         (IpAddr::V4(network), IpAddr::V4(address)) => {
@@ -217,6 +219,7 @@ pub(crate) fn prefix_holds(network: IpAddr, len: u8, address: IpAddr) -> bool {
 }
 
 /// An address that one host can have and send from.
+#[inline]
 pub(crate) fn is_host_address(address: Ipv4Addr) -> bool {
     // RFC 1122 section 3.2.1.3: 0/8 is "this network"; 240/4 is reserved.
     let [first, ..] = address.octets();

@@ -6,6 +6,7 @@ use super::held::HeldFrames;
 use super::interface::Interfaces;
 use super::limit::{Rate, TokenBucket};
 use super::neighbour::{Due, Learned, Neighbours, Resolution};
+use super::packed::PackedIp;
 use super::route::Routes;
 use crate::api::{AddressMode, Busy, Error, Host, Link};
 use crate::frame::{Gso, Payload, PortId, Segment, TxChecksum};
@@ -123,7 +124,7 @@ impl Links<'_> {
         &mut self,
         now: Instant,
         port: PortId,
-        next_hop: IpAddr,
+        next_hop: PackedIp,
         frame: Outgoing<'_>,
         host: &mut H,
     ) -> Result<(), Busy> {
@@ -142,7 +143,7 @@ impl Links<'_> {
                 EthernetRepr { destination, source, ether_type: EtherType::IPV4 }.emit(header);
                 if known.is_none() {
                     let checksum = shifted(checksum, LINK_ROOM);
-                    return self.hold(port, next_hop, header, payload, checksum);
+                    return self.hold(port, next_hop.into(), header, payload, checksum);
                 }
                 0
             }
@@ -258,13 +259,14 @@ impl Links<'_> {
         &mut self,
         now: Instant,
         port: PortId,
-        next_hop: IpAddr,
+        next_hop: PackedIp,
         host: &mut H,
     ) -> Option<MacAddr> {
+        let address = || IpAddr::from(next_hop);
         match self.neighbours.resolve(now, port, next_hop) {
             Resolution::Known(mac) => Some(mac),
             Resolution::KnownProbe(mac) => {
-                self.request(port, next_hop, Some(mac), host);
+                self.request(port, address(), Some(mac), host);
                 Some(mac)
             }
             Resolution::Wait => None,
@@ -276,9 +278,9 @@ impl Links<'_> {
                 // Frames to ourselves never leave the host: their link address is our own.
                 if self.interfaces.is_local(next_hop) {
                     let mac = self.interfaces.get(port)?.mac();
-                    return self.neighbours.set(port, next_hop, mac).ok().map(|_| mac);
+                    return self.neighbours.set(port, address(), mac).ok().map(|_| mac);
                 }
-                self.request(port, next_hop, None, host);
+                self.request(port, address(), None, host);
                 None
             }
         }

@@ -126,8 +126,8 @@ impl Neighbours<'_> {
 
     /// Link address of `address` on `port`, and what has to be done about it.
     #[inline]
-    pub fn resolve(&mut self, now: Instant, port: PortId, address: IpAddr) -> Resolution {
-        let key = PackedIp::from(address);
+    pub fn resolve(&mut self, now: Instant, port: PortId, address: impl Into<PackedIp>) -> Resolution {
+        let key = address.into();
         let Some(place) = self.find(port, key) else { return self.begin(now, port, key) };
         let record = &mut self.records[place];
         match record.state {
@@ -148,7 +148,7 @@ impl Neighbours<'_> {
 
     /// A connection over `address` makes progress: the neighbour is there, no request needed.
     #[inline]
-    pub fn confirm(&mut self, now: Instant, port: PortId, address: IpAddr) {
+    pub fn confirm(&mut self, now: Instant, port: PortId, address: impl Into<PackedIp>) {
         if let Some(place) = self.find(port, address.into()) {
             let record = &mut self.records[place];
             if matches!(record.state, REACHABLE_STATE | PROBE) {

@@ -2,10 +2,11 @@
 //! the interface.
 
 use super::interface::{InterfaceRecord, Interfaces, is_host_address};
+use super::packed::PackedIp;
 use crate::api::Link;
 use crate::frame::{PortId, RxChecksum, RxFrame};
 use crate::wire::{EtherType, EthernetView, Ipv4View, MacAddr, Malformed, protocol};
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{Ipv4Addr, SocketAddr};
 
 /// What lies behind the link header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,15 @@ pub struct Ipv4Packet<'a> {
     /// From the header on, within the first piece.
     pub original: &'a [u8],
     pub header: Ipv4View<'a>,
-    pub payload: Pieces<'a>,
+    tail: &'a [&'a [u8]],
+    payload_len: usize,
+}
+
+impl<'a> Ipv4Packet<'a> {
+    #[inline]
+    pub fn payload(&self) -> Pieces<'a> {
+        Pieces::new(self.header.rest(), self.tail, self.payload_len)
+    }
 }
 
 /// A payload in pieces: the rest of the frame's first piece, and what continues it.
@@ -74,11 +83,13 @@ pub struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     /// The first `len` bytes of `head` and `tail` together, which hold at least so many.
+    #[inline]
     pub(crate) fn new(head: &'a [u8], tail: &'a [&'a [u8]], len: usize) -> Self {
         Self { head: head.get(..len).unwrap_or(head), tail, len }
     }
 
     /// A payload in one piece.
+    #[inline]
     pub(crate) fn whole(bytes: &'a [u8]) -> Self {
         Self { head: bytes, tail: &[], len: bytes.len() }
     }
@@ -158,10 +169,10 @@ pub fn ipv4<'a>(
     if has_source_route(header.options()) {
         return Err(Discard::SourceRoute);
     }
-    if !interfaces.is_local(IpAddr::V4(header.destination())) {
+    if !interfaces.is_local(header.destination()) {
         return Err(Discard::NotForUs);
     }
-    Ok(Ipv4Packet { original: packet, header, payload: Pieces::new(header.rest(), frame.tail, len) })
+    Ok(Ipv4Packet { original: packet, header, tail: frame.tail, payload_len: len })
 }
 
 /// Whether loose or strict source routing is asked for (RFC 791 section 3.1).
@@ -186,8 +197,8 @@ fn has_source_route(mut options: &[u8]) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct TransportPacket<'a> {
     pub port: PortId,
-    pub source: IpAddr,
-    pub destination: IpAddr,
+    pub source: PackedIp,
+    pub destination: PackedIp,
     pub protocol: u8,
     pub tos: u8,
     pub ttl: u8,

@@ -219,7 +219,7 @@ impl<'m> Core<'m> {
     pub(super) fn import(&mut self, now: Instant, owner: Owner, bytes: &[u8]) -> Result<ConnectionId, ImportError> {
         let mut imported = export::import(bytes, now)?;
         let flow = imported.tcb.flow;
-        if !self.env.net.interfaces.is_local(flow.local.into()) {
+        if !self.env.net.interfaces.is_local(flow.local) {
             return Err(ImportError::Refused(Error::AddressNotAvailable));
         }
         let hash = self.env.globals.secrets.hash(&flow) as u32;

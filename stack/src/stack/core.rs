@@ -25,6 +25,7 @@ pub(super) enum Found {
 }
 
 impl Found {
+    #[inline]
     fn of(handle: u32) -> Self {
         let index = handle & ((1 << KIND_SHIFT) - 1);
         match handle >> KIND_SHIFT {

@@ -40,8 +40,8 @@ impl<'m> Core<'m> {
             return;
         };
         let flow = Flow {
-            local: packet.destination.into(),
-            remote: packet.source.into(),
+            local: packet.destination,
+            remote: packet.source,
             local_port: view.destination_port(),
             remote_port: view.source_port(),
         };
@@ -51,13 +51,14 @@ impl<'m> Core<'m> {
             return;
         }
         let hash = hash as u32;
+        let options = view.options();
         let arrival = Arrival {
             seq: view.seq(),
             ack: view.ack(),
             flags: view.flags(),
             window: view.window(),
             urgent: view.urgent(),
-            options: view.options(),
+            options: &options,
             payload: Bytes::new(view.payload(), tail, packet.bytes.len() - view.header_len()),
             train: packet.gso_size,
         };
@@ -297,10 +298,13 @@ impl<'m> Core<'m> {
     }
 }
 
+#[inline]
 fn pseudo(packet: &TransportPacket<'_>) -> u16 {
     let len = packet.bytes.len() as u32;
-    match (packet.source, packet.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => checksum::pseudo_v4(source, destination, protocol::TCP, len),
+    if let (Some(source), Some(destination)) = (packet.source.to_v4(), packet.destination.to_v4()) {
+        return checksum::pseudo_v4(source, destination, protocol::TCP, len);
+    }
+    match (packet.source.into(), packet.destination.into()) {
         (IpAddr::V6(source), IpAddr::V6(destination)) => checksum::pseudo_v6(source, destination, protocol::TCP, len),
         // No packet has addresses of two families.
         _ => 0,

@@ -254,12 +254,17 @@ impl Tcb {
 
     #[inline]
     pub(crate) fn set(&mut self, flags: u16) {
-        self.flags |= flags;
+        // Stored only when it changes: the compiler stores the one byte, and the next load of the word would wait for it.
+        if self.flags & flags != flags {
+            self.flags |= flags;
+        }
     }
 
     #[inline]
     pub(crate) fn clear(&mut self, flags: u16) {
-        self.flags &= !flags;
+        if self.flags & flags != 0 {
+            self.flags &= !flags;
+        }
     }
 
     /// Bytes (and a FIN) sent and not acknowledged.

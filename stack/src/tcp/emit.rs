@@ -9,7 +9,9 @@ use crate::frame::{Gso, Owner, Payload, PortId, TxChecksum};
 use crate::ip::{LINK_ROOM, Outgoing};
 use crate::time::Instant;
 use crate::wire::tcp::CHECKSUM_OFFSET;
-use crate::wire::{Ipv4Repr, SackBlock, SeqNumber, TcpFlags, TcpOptions, TcpRepr, Timestamps, checksum, protocol};
+use crate::wire::{
+    Ipv4Repr, SackBlock, SackBlocks, SeqNumber, TcpFlags, TcpOptions, TcpRepr, Timestamps, checksum, protocol,
+};
 
 /// Bytes of the timestamps option with its padding.
 pub(crate) const TIMESTAMPS_LEN: u16 = 12;
@@ -27,24 +29,29 @@ pub(crate) fn seconds(now: Instant) -> u32 {
 }
 
 impl Tcb {
-    /// Options of any segment after the handshake.
+    /// Options of any segment after the handshake, written where they are wanted: they are too long to be passed on.
     #[inline]
-    pub(crate) fn outgoing_options(&self, now: Instant) -> TcpOptions {
-        let mut options = TcpOptions::default();
+    pub(crate) fn fill_options(&self, now: Instant, options: &mut TcpOptions) {
         if self.has(flag::TIMESTAMPS) {
             options.timestamps = Some(Timestamps { value: stamp(now, self.ts_offset), echo: self.ts_recent });
         }
         if self.has(flag::SACK) && self.reports_sack() {
-            let mut push = |[start, end]: [u32; 2]| {
-                if start != end {
-                    options.sack.push(SackBlock { start: SeqNumber(start), end: SeqNumber(end) });
-                }
-            };
-            // RFC 2883 section 4: the duplicate comes first.
-            push(self.dsack);
-            self.sack_blocks.into_iter().for_each(push);
+            options.sack = self.outgoing_sack();
         }
-        options
+    }
+
+    #[cold]
+    fn outgoing_sack(&self) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        let mut push = |[start, end]: [u32; 2]| {
+            if start != end {
+                blocks.push(SackBlock { start: SeqNumber(start), end: SeqNumber(end) });
+            }
+        };
+        // RFC 2883 section 4: the duplicate comes first.
+        push(self.dsack);
+        self.sack_blocks.into_iter().for_each(push);
+        blocks
     }
 
     /// Whether the next segment carries SACK blocks.
@@ -59,9 +66,10 @@ impl Tcb {
         if !self.has(flag::SACK) || !self.reports_sack() {
             return u32::from(self.mss);
         }
-        let options = self.outgoing_options(Instant::default()).len() as u16;
+        let mut options = TcpOptions::default();
+        self.fill_options(Instant::default(), &mut options);
         let counted = if self.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 };
-        u32::from(self.mss.saturating_sub(options - counted).max(1))
+        u32::from(self.mss.saturating_sub(options.len() as u16 - counted).max(1))
     }
 }
 
@@ -92,12 +100,11 @@ impl Conn<'_, '_> {
         payload_mss: u32,
     ) -> Result<(), Unsent> {
         self.resolve()?;
-        let options = self.tcb.outgoing_options(self.now);
         let edge = self.tcb.rcv_adv;
         let window = self.tcb.offer_window();
         let urgent = self.urgent_pointer(from);
         let flags = if urgent == 0 { flags } else { flags | TcpFlags::URG };
-        let repr = TcpRepr {
+        let mut repr = TcpRepr {
             source_port: self.tcb.flow.local_port,
             destination_port: self.tcb.flow.remote_port,
             seq: seq::to_wire(self.tcb.iss, from),
@@ -105,8 +112,9 @@ impl Conn<'_, '_> {
             flags,
             window,
             urgent,
-            options,
+            options: TcpOptions::default(),
         };
+        self.tcb.fill_options(self.now, &mut repr.options);
         let sent = self.transmit(host, &repr, seq::offset(from), len, payload_mss);
         if sent.is_err() {
             self.tcb.rcv_adv = edge;
@@ -162,7 +170,7 @@ impl Conn<'_, '_> {
             checksum,
             gso: (len > payload_mss).then_some(Gso { size: payload_mss as u16 }),
         };
-        let (port, next_hop) = (PortId(tcb.port), tcb.next_hop.into());
+        let (port, next_hop) = (PortId(tcb.port), tcb.next_hop);
         if self.env.net.output(self.now, port, next_hop, frame, host).is_err() {
             self.env.count(Counter::PersonaTxBusy);
             return Err(Unsent::Busy);
@@ -175,6 +183,7 @@ impl Conn<'_, '_> {
     }
 
     /// An ACK left with a segment: nothing waits to be acknowledged any more.
+    #[inline]
     fn acknowledged(&mut self) {
         let tcb = &mut *self.tcb;
         tcb.rcv_acked = tcb.rcv_nxt;
@@ -186,6 +195,7 @@ impl Conn<'_, '_> {
     }
 
     /// RFC 9293 section 3.8.5: the pointer of a segment that begins at `from`; 0 when there is nothing urgent ahead.
+    #[inline]
     fn urgent_pointer(&self, from: u64) -> u16 {
         if self.tcb.snd_up <= from {
             return 0;

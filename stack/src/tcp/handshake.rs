@@ -154,7 +154,7 @@ impl Conn<'_, '_> {
         tcb.rcv_read = seq::FIRST;
         tcb.heard_at = now;
         tcb.ts_recent_at = seconds(now);
-        tcb.agree(&arrival.options, true, true, true);
+        tcb.agree(arrival.options, true, true, true);
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
         tcb.take_window(u32::from(arrival.window), seq::SYN);
         // The SYN itself carried an offer of ours.

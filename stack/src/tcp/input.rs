@@ -120,6 +120,7 @@ impl Conn<'_, '_> {
     }
 
     /// RFC 9293 section 3.10.7.4, table 6.
+    #[inline]
     fn place(&self, start: u64, len: u32) -> Place {
         let (nxt, edge) = (self.tcb.rcv_nxt, self.tcb.rcv_adv);
         let end = start + u64::from(len);
@@ -236,6 +237,7 @@ impl Conn<'_, '_> {
     }
 
     /// SND.UNA moves to `ack`: round-trip sample, timer, report.
+    #[inline]
     fn advance(&mut self, arrival: &Arrival<'_>, ack: u64) {
         let tcb = &mut *self.tcb;
         if tcb.rtt_seq != 0 && ack >= tcb.rtt_seq {
@@ -243,7 +245,7 @@ impl Conn<'_, '_> {
             tcb.rtt_seq = 0;
             tcb.sample_rtt(sample);
             // RFC 4861 section 7.3.1: progress of a connection proves its next hop; once per round trip is enough.
-            self.env.net.neighbours.confirm(self.now, PortId(tcb.port), tcb.next_hop.into());
+            self.env.net.neighbours.confirm(self.now, PortId(tcb.port), tcb.next_hop);
         } else if (tcb.retries > 0 || tcb.recovery != recovery::OPEN)
             && let Some(stamps) = arrival.options.timestamps.filter(|_| tcb.has(flag::TIMESTAMPS))
         {
@@ -264,6 +266,7 @@ impl Conn<'_, '_> {
     }
 
     /// What an acknowledged FIN leads to.
+    #[inline]
     fn after_advance(&mut self) {
         if !self.tcb.has(flag::FIN_SENT) || self.tcb.snd_una <= self.tcb.snd_end {
             return;

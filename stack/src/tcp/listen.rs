@@ -41,7 +41,7 @@ pub(crate) enum Verdict {
 impl Request {
     /// For a SYN. `isn`: from a TIME-WAIT that it takes over.
     pub(crate) fn new(env: &Env<'_>, flow: &Flow, hash: u32, port: u8, arrival: &Arrival<'_>, now: Instant) -> Self {
-        let options = &arrival.options;
+        let options = arrival.options;
         let mut flags = 0;
         if options.timestamps.is_some() {
             flags |= flag::TIMESTAMPS;
@@ -183,7 +183,7 @@ pub(crate) fn answer_with_cookie<H: Host>(
     let secrets = env.globals.secrets;
     let mss = arrival.options.mss.unwrap_or(DEFAULT_MSS);
     let ts_offset = secrets.stamp_offset(flow);
-    let mut options = arrival.options;
+    let mut options = *arrival.options;
     if options.timestamps.is_none() {
         // Without timestamps the ACK brings nothing back but the MSS.
         options.window_scale = None;

@@ -102,6 +102,7 @@ impl Conn<'_, '_> {
     }
 
     /// Reports `changes` with the next events.
+    #[inline]
     pub(crate) fn changed(&mut self, changes: u8) {
         self.tcb.changes |= changes;
         if !self.tcb.has(flag::IN_EVENTS) {

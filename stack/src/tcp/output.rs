@@ -44,6 +44,7 @@ impl Conn<'_, '_> {
         self.rearm();
     }
 
+    #[inline]
     fn plan(&mut self, payload_mss: u32) -> Option<Plan> {
         if self.tcb.recovery != recovery::OPEN
             && let Some((from, end)) = self.next_retransmission(payload_mss)
@@ -56,6 +57,7 @@ impl Conn<'_, '_> {
         })
     }
 
+    #[inline]
     fn plan_again(&self, from: u64, end: u64, payload_mss: u32) -> Plan {
         let data_end = end.min(self.tcb.snd_end);
         let most = u64::from(self.largest_payload(payload_mss));
@@ -64,6 +66,7 @@ impl Conn<'_, '_> {
     }
 
     /// New data and the FIN, as far as windows, Nagle and cork let them go.
+    #[inline]
     fn plan_new(&mut self, payload_mss: u32) -> Option<Plan> {
         let tcb = &*self.tcb;
         let from = tcb.snd_nxt;
@@ -211,6 +214,7 @@ impl Conn<'_, '_> {
     }
 
     /// Puts the connection on the list that the next flush walks.
+    #[inline]
     pub(crate) fn flush_later(&mut self) {
         if !self.tcb.has(flag::IN_FLUSH) {
             self.tcb.set(flag::IN_FLUSH);
@@ -240,6 +244,7 @@ impl Conn<'_, '_> {
 
     /// With data waiting and nothing in flight no ACK will come by itself: the probe timer has to run (RFC 9293
     /// section 3.8.6.1). It also ends the wait of a corked or silly segment, as on Linux.
+    #[inline]
     fn arm_probe(&mut self) {
         let tcb = &mut *self.tcb;
         let waits = tcb.snd_end > tcb.snd_nxt;
@@ -278,6 +283,7 @@ impl Conn<'_, '_> {
     }
 
     /// RFC 5681 section 4.1: after an idle RTO the window is no longer known to be right.
+    #[inline]
     fn restart_after_idle(&mut self) {
         let tcb = &mut *self.tcb;
         if tcb.snd_nxt != tcb.snd_una || tcb.snd_end == tcb.snd_nxt || tcb.sent_at.as_micros() == 0 {

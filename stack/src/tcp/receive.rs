@@ -144,6 +144,7 @@ impl Conn<'_, '_> {
     }
 
     /// Takes out-of-order ranges that RCV.NXT has reached. Whether there were any.
+    #[inline]
     fn absorb(&mut self) -> bool {
         if self.tcb.ofo_count == 0 {
             return false;
@@ -239,6 +240,7 @@ impl Conn<'_, '_> {
         }
     }
 
+    #[inline]
     fn estimate_rcv_mss(&mut self, arrival: &Arrival<'_>) {
         // Not beyond what we announced: a frame that somebody merged without saying so is no large segment.
         let most = announced_mss(self.tcb.pmtu, self.tcb.settings.max_segment);
@@ -251,6 +253,7 @@ impl Conn<'_, '_> {
     }
 
     /// Decides when the ACK goes out (RFC 9293 section 3.8.6.3, RFC 5681 section 4.2).
+    #[inline]
     fn account(&mut self, arrival: &Arrival<'_>, before: u64, due: Due) {
         let now = self.now;
         let tcb = &mut *self.tcb;

@@ -122,6 +122,7 @@ impl Conn<'_, '_> {
     }
 
     /// The state machine of recovery, after SND.UNA and scoreboard were brought up to date.
+    #[inline]
     pub(crate) fn judge(&mut self, news: AckNews) {
         self.undo_if_spurious(news);
         let una = self.tcb.snd_una;
@@ -135,6 +136,7 @@ impl Conn<'_, '_> {
         }
     }
 
+    #[inline]
     fn judge_open(&mut self, news: AckNews) {
         if news.acked > 0 {
             self.tcb.dup_acks = 0;
@@ -187,6 +189,7 @@ impl Conn<'_, '_> {
     }
 
     /// The window grows when it was what limited sending.
+    #[inline]
     fn grow(&mut self, acked: u64) {
         let tcb = &mut *self.tcb;
         // In slow start half a window in use is enough, as on Linux: the next round needs twice of it.

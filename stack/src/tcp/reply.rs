@@ -61,7 +61,7 @@ pub(crate) fn send<H: Host>(env: &mut Env<'_>, host: &mut H, now: Instant, bare:
         checksum: TxChecksum::Complete,
         gso: None,
     };
-    if env.net.output(now, path.port, path.next_hop, frame, host).is_err() {
+    if env.net.output(now, path.port, path.next_hop.into(), frame, host).is_err() {
         env.count(Counter::PersonaTxBusy);
         return Err(Unsent::Busy);
     }

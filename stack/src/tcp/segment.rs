@@ -106,7 +106,7 @@ pub(crate) struct Arrival<'a> {
     /// As on the wire.
     pub(crate) window: u16,
     pub(crate) urgent: u16,
-    pub(crate) options: TcpOptions,
+    pub(crate) options: &'a TcpOptions,
     pub(crate) payload: Bytes<'a>,
     /// Payload bytes of each wire segment of a merged train; 0: a single segment.
     pub(crate) train: u16,

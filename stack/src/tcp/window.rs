@@ -17,6 +17,7 @@ const UNSCALED: u64 = 65_535;
 
 impl Tcb {
     /// Where the window would end if it were told now, in steps that are worth a segment.
+    #[inline]
     fn right_edge(&self) -> u64 {
         if self.state() == State::SynReceived {
             // Our SYN,ACK may go out again, and cannot tell more than it did.
@@ -29,17 +30,20 @@ impl Tcb {
 
     /// Growth of the window that deserves a segment of its own: a quarter of the buffer, at least the smaller of one
     /// segment and half of the buffer.
+    #[inline]
     fn update_step(&self) -> u64 {
         let buffer = u64::from(self.rcv_buffer);
         (buffer / 4).max(u64::from(self.rcv_mss.max(536)).min(buffer / 2))
     }
 
     /// Stream offset that the application's read cursor has to reach for a window update.
+    #[inline]
     pub(crate) fn window_update_at(&self) -> u64 {
         seq::offset((self.rcv_adv + self.update_step()).saturating_sub(u64::from(self.rcv_buffer)))
     }
 
     /// Whether the application has read enough for a window update.
+    #[inline]
     pub(crate) fn window_update_due(&self) -> bool {
         self.rcv_read + u64::from(self.rcv_buffer) >= self.rcv_adv + self.update_step()
     }
@@ -69,6 +73,7 @@ impl Tcb {
     }
 
     /// Whether `offered` is the first window of zero, or the first that is not, in a row.
+    #[inline]
     pub(crate) fn note_zero_window(&mut self, offered: u16) -> Option<bool> {
         let zero = offered == 0;
         if zero == self.has(flag::ZERO_WINDOW) {

@@ -16,12 +16,16 @@ const ROUND: usize = 32;
 /// The sum of `bytes`.
 #[inline]
 pub fn sum(bytes: &[u8]) -> u16 {
+    if bytes.len() < 2 * ROUND {
+        // Headers: adding up eight lanes would cost more than they save.
+        return finish_sum(0, bytes);
+    }
     let (rounds, rest) = bytes.as_chunks::<ROUND>();
     let mut lanes = [0u64; 8];
     for round in rounds {
         accumulate(&mut lanes, round);
     }
-    finish_sum(lanes, rest)
+    finish_sum(add_up(lanes), rest)
 }
 
 /// Copies `src` to `dst` and returns the sum of the bytes that were copied. One pass: each byte is loaded once, so
@@ -41,7 +45,7 @@ pub fn copy_and_sum(dst: &mut [u8], src: &[u8]) -> u16 {
         accumulate(&mut lanes, to);
     }
     to_rest.copy_from_slice(from_rest);
-    finish_sum(lanes, to_rest)
+    finish_sum(add_up(lanes), to_rest)
 }
 
 /// One's complement addition of two sums.
@@ -56,6 +60,12 @@ pub const fn add(a: u16, b: u16) -> u16 {
 #[inline]
 pub const fn combine(first: u16, first_len: usize, second: u16) -> u16 {
     add(first, if first_len % 2 == 1 { second.swap_bytes() } else { second })
+}
+
+/// The sum of the bytes that `words` are in big-endian order.
+#[inline]
+pub fn sum_words(words: &[u32]) -> u16 {
+    fold(words.iter().map(|&word| u64::from(word)).sum())
 }
 
 /// The sum of the pseudo header of TCP or UDP over IPv4. `len`: bytes of transport header and payload.
@@ -87,15 +97,16 @@ fn accumulate(lanes: &mut [u64; 8], round: &[u8; ROUND]) {
     }
 }
 
-/// Adds up the lanes and the bytes that did not fill a round. Words were summed in the machine's order; the sum of
+#[inline]
+fn add_up(lanes: [u64; 8]) -> u64 {
+    // 2^32 rounds would be needed to fill a lane; folding once keeps eight of them far from overflow.
+    lanes.iter().map(|lane| (lane & 0xffff_ffff) + (lane >> 32)).sum()
+}
+
+/// Adds the bytes that did not fill a round to the lanes' `total`. Words were summed in the machine's order; the sum of
 /// swapped words is the swapped sum (RFC 1071 section 2), so that one swap at the end is enough.
 #[inline]
-fn finish_sum(lanes: [u64; 8], rest: &[u8]) -> u16 {
-    let mut total: u64 = 0;
-    for lane in lanes {
-        // 2^32 rounds would be needed to fill a lane; folding once keeps eight of them far from overflow.
-        total += (lane & 0xffff_ffff) + (lane >> 32);
-    }
+fn finish_sum(mut total: u64, rest: &[u8]) -> u16 {
     let (words, tail) = rest.as_chunks::<4>();
     for word in words {
         total += u64::from(u32::from_ne_bytes(*word));

@@ -20,6 +20,7 @@ pub struct Ipv4View<'a> {
 impl<'a> Ipv4View<'a> {
     /// Reads a header from the beginning of `packet`, which may end before the packet does (the rest lies in other
     /// pieces, or was cut off by an ICMP error).
+    #[inline]
     pub fn new(packet: &'a [u8]) -> Result<Self, Malformed> {
         let (fixed, rest) = packet.split_first_chunk::<MIN_HEADER_LEN>().ok_or(Malformed::Truncated)?;
         if fixed[0] >> 4 != 4 {
@@ -35,16 +36,19 @@ impl<'a> Ipv4View<'a> {
         Ok(view)
     }
 
+    #[inline]
     pub fn header_len(&self) -> usize {
         MIN_HEADER_LEN + self.options.len()
     }
 
     /// Header and payload in bytes, as the header says.
+    #[inline]
     pub fn total_len(&self) -> u16 {
         u16::from_be_bytes([self.fixed[2], self.fixed[3]])
     }
 
     /// Differentiated services and ECN.
+    #[inline]
     pub fn tos(&self) -> u8 {
         self.fixed[1]
     }
@@ -66,42 +70,51 @@ impl<'a> Ipv4View<'a> {
         (self.flags_and_offset() & OFFSET_MASK) << 3
     }
 
+    #[inline]
     pub fn is_fragment(&self) -> bool {
         self.flags_and_offset() & (MORE_FRAGMENTS | OFFSET_MASK) != 0
     }
 
+    #[inline]
     pub fn ttl(&self) -> u8 {
         self.fixed[8]
     }
 
+    #[inline]
     pub fn protocol(&self) -> u8 {
         self.fixed[9]
     }
 
+    #[inline]
     pub fn source(&self) -> Ipv4Addr {
         Ipv4Addr::new(self.fixed[12], self.fixed[13], self.fixed[14], self.fixed[15])
     }
 
+    #[inline]
     pub fn destination(&self) -> Ipv4Addr {
         Ipv4Addr::new(self.fixed[16], self.fixed[17], self.fixed[18], self.fixed[19])
     }
 
+    #[inline]
     pub fn options(&self) -> &'a [u8] {
         self.options
     }
 
     /// Whether the header's own checksum holds.
+    #[inline]
     pub fn checksum_holds(&self) -> bool {
         // The fixed part has an even length, so that the two sums add without a swap.
         checksum::add(checksum::sum(self.fixed), checksum::sum(self.options)) == checksum::VALID
     }
 
     /// The bytes at hand that follow the header, padding after the packet included.
+    #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// Payload bytes as the header says.
+    #[inline]
     pub fn payload_len(&self) -> usize {
         usize::from(self.total_len()).saturating_sub(self.header_len())
     }
@@ -137,23 +150,24 @@ impl Ipv4Repr {
     /// # Panics
     ///
     /// When `buffer` is shorter than [`Self::LEN`].
+    #[inline]
     pub fn emit(&self, buffer: &mut [u8]) -> usize {
         let total_len = self.payload_len.min(Self::MAX_PAYLOAD) + Self::LEN as u16;
         let flag = |set, bit| if set { bit } else { 0 };
         let flags = flag(self.dont_fragment, DONT_FRAGMENT) | flag(self.more_fragments, MORE_FRAGMENTS);
-        let header = &mut buffer[..Self::LEN];
-        header[0] = 4 << 4 | (Self::LEN / 4) as u8;
-        header[1] = self.tos;
-        header[2..4].copy_from_slice(&total_len.to_be_bytes());
-        header[4..6].copy_from_slice(&self.identification.to_be_bytes());
-        header[6..8].copy_from_slice(&(flags | self.fragment_offset >> 3).to_be_bytes());
-        header[8] = self.ttl;
-        header[9] = self.protocol;
-        header[10..12].fill(0);
-        header[12..16].copy_from_slice(&self.source.octets());
-        header[16..20].copy_from_slice(&self.destination.octets());
-        let sum = checksum::sum(header);
-        header[10..12].copy_from_slice(&(!sum).to_be_bytes());
+        let high = |first: u8, second: u8| u32::from(u16::from_be_bytes([first, second])) << 16;
+        let mut words = [
+            high(4 << 4 | (Self::LEN / 4) as u8, self.tos) | u32::from(total_len),
+            u32::from(self.identification) << 16 | u32::from(flags | self.fragment_offset >> 3),
+            high(self.ttl, self.protocol),
+            self.source.to_bits(),
+            self.destination.to_bits(),
+        ];
+        // Summed as numbers: bytes just written would have to be waited for.
+        words[2] |= u32::from(!checksum::sum_words(&words));
+        for (place, word) in buffer[..Self::LEN].as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *place = word.to_be_bytes();
+        }
         Self::LEN
     }
 }

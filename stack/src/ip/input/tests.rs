@@ -464,7 +464,7 @@ fn a_frame_to_ourselves_needs_no_neighbour() {
         let mut header = [0; LINK_ROOM + 40];
         let checksum = TxChecksum::Complete;
         let frame = Outgoing { header: &mut header, payload: Payload::None, checksum, gso: None };
-        links.output(now, path.port, path.next_hop, frame, host).unwrap();
+        links.output(now, path.port, path.next_hop.into(), frame, host).unwrap();
         links.on_timeout(now + Duration::from_secs(100), host, |_, _| panic!("it does not age"));
     });
     let sent = layer.sent();

@@ -91,7 +91,7 @@ fn without_a_link_header_the_version_says_what_it_is() {
 #[test]
 fn each_check_of_the_ip_header_keeps_something_out() {
     let interfaces = interfaces(AddressMode::Own);
-    let check = |bytes: &[u8]| ipv4(&interfaces, PORT, bytes, &RxFrame::single(bytes)).map(|it| it.payload.len());
+    let check = |bytes: &[u8]| ipv4(&interfaces, PORT, bytes, &RxFrame::single(bytes)).map(|it| it.payload().len());
     let good = packet(header(), &[7; 30]);
     assert_eq!(check(&good), Ok(30));
     let padded = [&good[..], &[0; 9]].concat();
@@ -141,11 +141,11 @@ fn a_merged_train_ends_with_its_frame() {
     let head = packet(header(), &[7; 30]);
     let tail: [&[u8]; 2] = [&[8; 20], &[9; 15]];
     let train = RxFrame { head: &head, tail: &tail, checksum: RxChecksum::Verified, gso_size: 10 };
-    let payload = ipv4(&interfaces, PORT, &head, &train).unwrap().payload;
+    let payload = ipv4(&interfaces, PORT, &head, &train).unwrap().payload();
     assert_eq!((payload.len(), payload.contiguous()), (65, None));
     assert_eq!(payload.iter().map(<[u8]>::len).collect::<Vec<_>>(), [30, 20, 15]);
     let single = RxFrame { gso_size: 0, ..train };
-    let payload = ipv4(&interfaces, PORT, &head, &single).unwrap().payload;
+    let payload = ipv4(&interfaces, PORT, &head, &single).unwrap().payload();
     assert_eq!(payload.contiguous(), Some(&[7; 30][..]));
 }
 
@@ -181,7 +181,7 @@ proptest! {
         if let Ok(LinkPayload::Ipv4(packet)) = link(interface, &bytes)
             && let Ok(packet) = ipv4(&interfaces, PORT, packet, &RxFrame::single(&bytes))
         {
-            prop_assert!(packet.payload.iter().map(<[u8]>::len).sum::<usize>() == packet.payload.len());
+            prop_assert!(packet.payload().iter().map(<[u8]>::len).sum::<usize>() == packet.payload().len());
         }
     }
 }
