@@ -18,10 +18,14 @@ pub struct Interface {
     pub link_type: u16,
     /// Name of the kernel driver; empty when it does not say.
     pub driver: String,
+    /// Completes transport checksums (or passes them on to a peer that does not look). Otherwise the kernel does it in
+    /// a pass of its own, which costs more than summing while copying.
+    pub sums: bool,
 }
 
 const ARPHRD_ETHER: u16 = 1;
 const ETHTOOL_GDRVINFO: u32 = 3;
+const ETHTOOL_GTXCSUM: u32 = 0x16;
 /// struct ethtool_drvinfo: command, then names of 32 bytes.
 const DRIVER_INFO: usize = 196;
 
@@ -52,8 +56,8 @@ impl Interface {
         };
         let mut mac = [0; 6];
         mac.iter_mut().zip(hardware.sa_data).for_each(|(byte, from)| *byte = from as u8);
-        let driver = driver(&socket, name);
-        Ok(Self { name: name.to_owned(), index, mtu, up, mac, link_type: hardware.sa_family, driver })
+        let (driver, sums) = (driver(&socket, name), sums(&socket, name));
+        Ok(Self { name: name.to_owned(), index, mtu, up, mac, link_type: hardware.sa_family, driver, sums })
     }
 
     /// The interface, if frames can be sent on it with an Ethernet header.
@@ -144,16 +148,25 @@ fn ioctl(socket: &OwnedFd, number: u32, name: &str) -> io::Result<libc::ifreq> {
 }
 
 fn driver(socket: &OwnedFd, name: &str) -> String {
-    let mut answer = [0u8; DRIVER_INFO];
-    answer[..4].copy_from_slice(&ETHTOOL_GDRVINFO.to_ne_bytes());
-    let mut request = request(name);
-    request.ifr_ifru.ifru_data = answer.as_mut_ptr().cast();
-    // SAFETY: ETHTOOL_GDRVINFO writes a struct ethtool_drvinfo, for which `answer` has the size.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) } < 0 {
-        return String::new();
-    }
+    let Some(answer) = ethtool::<DRIVER_INFO>(socket, name, ETHTOOL_GDRVINFO) else { return String::new() };
     let text: Vec<u8> = answer[4..36].iter().copied().take_while(|&byte| byte != 0).collect();
     String::from_utf8_lossy(&text).into_owned()
+}
+
+fn sums(socket: &OwnedFd, name: &str) -> bool {
+    // struct ethtool_value: command, value.
+    ethtool::<8>(socket, name, ETHTOOL_GTXCSUM).is_some_and(|answer| answer[4..] != [0; 4])
+}
+
+/// Asks a question of ethtool(8)'s whose answer has `SIZE` bytes, its command included.
+fn ethtool<const SIZE: usize>(socket: &OwnedFd, name: &str, command: u32) -> Option<[u8; SIZE]> {
+    let mut answer = [0u8; SIZE];
+    answer[..4].copy_from_slice(&command.to_ne_bytes());
+    let mut request = request(name);
+    request.ifr_ifru.ifru_data = answer.as_mut_ptr().cast();
+    // SAFETY: the caller's command writes a struct of `SIZE` bytes.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) };
+    (result == 0).then_some(answer)
 }
 
 #[cfg(test)]

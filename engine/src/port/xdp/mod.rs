@@ -31,7 +31,7 @@ pub struct Params {
     pub tx_frames: u32,
     /// Try zero-copy before copying.
     pub zero_copy: bool,
-    /// Leave transport checksums to the kernel or the device where transmit metadata is offered (Linux 6.8).
+    /// Leave transport checksums to the device where it completes them and transmit metadata is offered (Linux 6.8).
     pub checksum_offload: bool,
     /// Frames may come from a sender on this host that leaves only the pseudo-header sum. `None`: if the
     /// interface's driver is one of those that connect local peers.
@@ -178,7 +178,7 @@ impl Port for XdpPort {
             geometry.tx_frames,
             geometry.frame_size,
             if geometry.multi_buffer != 0 { "multi-buffer" } else { "single buffer" },
-            if geometry.metadata != 0 { "the kernel" } else { "software" },
+            if geometry.metadata != 0 { "the device" } else { "software" },
             if self.treatment.merge { ", merging" } else { "" },
             if self.treatment.partial { ", recognising partial checksums" } else { "" },
         )
@@ -203,7 +203,7 @@ fn geometry(params: &Params, interface: &Interface) -> Result<Geometry, PortErro
         frame_size,
         rx_frames: params.rx_frames,
         tx_frames: params.tx_frames,
-        metadata: if params.checksum_offload { METADATA } else { 0 },
+        metadata: if params.checksum_offload && interface.sums { METADATA } else { 0 },
         multi_buffer: u32::from(wire + KERNEL_HEADROOM > frame_size),
         interface: interface.index,
         queue: params.queue,
