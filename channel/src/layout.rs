@@ -254,7 +254,8 @@ pub mod op {
     /// The byte before a stream offset is urgent; asked before it is written, since afterwards it may have left without
     /// the pointer. args: the offset. Reply: 0 or -errno.
     pub const SEND_URGENT: u16 = 10;
-    /// The slot was claimed and given up before BIND_ANCHOR, or the last descriptor known here was closed: look.
+    /// The slot was claimed and given up before BIND_ANCHOR, or the last descriptor known here was closed: look. Reply: once
+    /// a bind() of any socket finds the address free, if this was the last descriptor.
     pub const RELEASE: u16 = 11;
 }
 

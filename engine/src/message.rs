@@ -185,6 +185,10 @@ pub enum ControlMessage {
     Release {
         key: SlotKey,
     },
+    /// Everything that this shard said before has been heard: the command is done.
+    Fence {
+        origin: Origin,
+    },
     /// The host has to resolve a next hop (shared mode).
     NeighbourWanted {
         port: PortId,

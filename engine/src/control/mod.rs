@@ -260,6 +260,10 @@ impl<'a> Control<'a> {
             }
             ControlMessage::Unlistened { ticket } => self.shard_listens_no_more(ticket),
             ControlMessage::Release { key } => self.release(key),
+            ControlMessage::Fence { origin } => {
+                let done = ShardMessage::Complete { origin, result: 0, reply: None };
+                self.links.send(origin.shard.into(), done);
+            }
             ControlMessage::NeighbourWanted { port, address } => self.hooks.neighbour_wanted(port, address),
             ControlMessage::Report { ticket, shard, report, sockets } => {
                 self.report_came(ticket, shard.into(), *report, sockets);

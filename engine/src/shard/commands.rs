@@ -88,8 +88,12 @@ impl Shard<'_> {
             None => return self.on_unknown_slot(slot, command, origin),
         }
         let Some(record) = attached.record(slot) else { return Outcome::Done(-libc::EBADF) };
-        if record.generation != command.generation || !record.has_application() {
+        if record.generation != command.generation {
             return Outcome::Done(-libc::EBADF);
+        }
+        if !record.has_application() {
+            // Its hang-up was seen before; what followed from that may still be under way.
+            return if command.op == op::RELEASE { self.fence(origin) } else { Outcome::Done(-libc::EBADF) };
         }
         let key = SlotKey { session: origin.session, slot, generation: record.generation };
         let args = &command.args;
@@ -104,7 +108,7 @@ impl Shard<'_> {
             op::RELAY => self.enter_relay(key).into(),
             op::URGENT => self.read_urgent(key),
             op::SEND_URGENT => self.send_urgent(key, args[0]).into(),
-            op::RELEASE => self.release(key).into(),
+            op::RELEASE => self.release(key, origin),
             _ => Outcome::Done(-libc::ENOSYS),
         }
     }
@@ -320,14 +324,21 @@ impl Shard<'_> {
     }
 
     /// The library believes that the last descriptor is closed: looks at once instead of waiting for the hang-up.
-    fn release(&mut self, key: SlotKey) -> Result<(), i32> {
+    fn release(&mut self, key: SlotKey, origin: Origin) -> Outcome {
         let Some((record, _)) = self.host.sessions.socket(owner_of(key.session, key.slot)) else {
-            return Err(libc::EBADF);
+            return Outcome::Done(-libc::EBADF);
         };
         if record.anchor.as_ref().is_none_or(super::closing::has_hung_up) {
             self.hang_up(key.session, key.slot);
         }
-        Ok(())
+        self.fence(origin)
+    }
+
+    /// The command is done when the control thread has heard what we have told it so far: a bind() that follows may come to
+    /// it by another shard's queue, and must not overtake the end of the listener.
+    fn fence(&mut self, origin: Origin) -> Outcome {
+        self.links.send_control(ControlMessage::Fence { origin });
+        Outcome::Pending
     }
 
     /// A command is done: the pusher gets its result, wherever its lane is.

@@ -6,7 +6,7 @@ mod rig;
 
 use persona_channel::attach::{Answer, Hello, Refusal, Request};
 use persona_channel::layout::{op, state_bits};
-use rig::{App, LEFT, RIGHT, engines, exchange, pattern, readable, until};
+use rig::{App, LEFT, RIGHT, Sock, engines, exchange, pattern, readable, until};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
@@ -144,6 +144,51 @@ fn a_port_is_free_again_when_its_listener_is_closed() {
         });
         until("the probe's port to be free", || (left.sockets().is_empty()).then_some(()));
     }
+}
+
+#[test]
+fn a_released_listener_has_freed_its_address_whatever_shard_binds_it_next() {
+    let (left, _right) = engines(2);
+    let mut app = left.attach();
+    let (local, taken) = (port(LEFT, 4_500), port(LEFT, 4_501));
+    let (_holder, _) = app.listen(taken);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Keeps the control thread at what one shard sends, so that the other shard's news come late.
+        for _ in 0..3 {
+            let mut noisy = left.attach();
+            let done = &done;
+            scope.spawn(move || {
+                let sock = on_shard(&mut noisy, 1);
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(noisy.bind(&sock, taken), -libc::EADDRINUSE);
+                }
+            });
+        }
+        let outcome = (0..500).try_for_each(|round| {
+            for shard in [0, 1] {
+                let (mut listener, mut heir) = (on_shard(&mut app, shard), on_shard(&mut app, 1 - shard));
+                for sock in [&mut listener, &mut heir] {
+                    let (bound, listens) = (app.bind(sock, local), app.command(sock, op::LISTEN, &[64]));
+                    if (bound, listens) != (0, 0) {
+                        return Err(format!("round {round} from shard {shard}: {bound}, {listens}"));
+                    }
+                    // close(), as the library does it.
+                    drop(sock.anchor.take());
+                    app.command(sock, op::RELEASE, &[]);
+                }
+            }
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
+}
+
+/// A socket that lies on this shard of two.
+fn on_shard(app: &mut App, shard: u32) -> Sock {
+    let sock = app.socket();
+    if sock.slot % 2 == shard { sock } else { app.socket() }
 }
 
 #[test]
