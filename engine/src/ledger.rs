@@ -6,7 +6,9 @@
 //! closes it before it starts the next engine ([`Ledger::sweep`]).
 //!
 //! Order: open, then record; forget, then close. A death in between leaves a descriptor without record, never a record of
-//! another descriptor.
+//! another descriptor. A successor works on copies ([`Ledger::copy`]), so that one that fails while it starts leaves the
+//! originals as they were; what it had made and recorded itself is closed with it, and the keeper forgets that
+//! ([`Ledger::forget_closed`]) before any of the numbers is used again.
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -99,7 +101,8 @@ const WORDS: usize = 4;
 /// More descriptors than any limit in use today; the memory behind unused records is never touched.
 const CAPACITY_MAX: u64 = 1 << 20;
 
-/// The records of one descriptor table. Safe to use from any thread.
+/// The records of one descriptor table, and behind them a word that counts how many places were ever used. Safe to use
+/// from any thread.
 #[derive(Debug)]
 pub struct Ledger {
     memory: MmapRaw,
@@ -112,7 +115,7 @@ impl Ledger {
     pub fn create() -> io::Result<Ledger> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let capacity = limit.maximum.unwrap_or(CAPACITY_MAX).min(CAPACITY_MAX) as usize;
-        let bytes = capacity * WORDS * size_of::<u64>();
+        let bytes = (capacity * WORDS + 1) * size_of::<u64>();
         let fd = rustix::fs::memfd_create("persona-ledger", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, bytes as u64)?;
         // Nobody can shrink it under us, not even a keeper of another version.
@@ -132,6 +135,7 @@ impl Ledger {
         a_word.store(a, Ordering::Relaxed);
         b_word.store(b, Ordering::Relaxed);
         len_word.store(len, Ordering::Relaxed);
+        self.used().fetch_max(number as u64 + 1, Ordering::Relaxed);
         // The kind last: a record is there whole or not at all.
         kind_word.store(kind as u64, Ordering::Release);
         Ok(())
@@ -173,7 +177,38 @@ impl Ledger {
         self.of_kind(kind).find(|entry| (entry.a, entry.b) == (a, b))
     }
 
-    /// Takes over the descriptor of a record that a predecessor left. The record stays.
+    /// Forgets every record whose descriptor is closed.
+    pub fn forget_closed(&self) {
+        for number in 0..self.used().load(Ordering::Relaxed) as RawFd {
+            // SAFETY: the number is only asked about; one that is closed is refused.
+            let closed = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_err();
+            if closed && self.get(number).is_some() {
+                self.forget(number);
+            }
+        }
+    }
+
+    /// A copy of the descriptor of a record that a predecessor left, to go on with. The original stays the ledger's.
+    pub fn copy(&self, entry: &Entry) -> io::Result<OwnedFd> {
+        // SAFETY: a record means that the descriptor is open; it is borrowed for this call.
+        unsafe { BorrowedFd::borrow_raw(entry.fd) }.try_clone_to_owned()
+    }
+
+    /// Forgets and closes what predecessors recorded under these keys; `b` absent: any.
+    ///
+    /// # Safety
+    /// Nobody in this descriptor table owns these descriptors: the process that recorded them is gone.
+    pub unsafe fn discard(&self, kind: Kind, a: u64, b: Option<u64>) {
+        let entries: Vec<_> =
+            self.of_kind(kind).filter(|entry| entry.a == a && b.is_none_or(|b| b == entry.b)).collect();
+        for entry in entries {
+            // SAFETY: the caller says so.
+            self.close(unsafe { self.adopt(&entry) });
+        }
+    }
+
+    /// Takes over the descriptor of a record that a predecessor left, to be given to [`Ledger::close`] when it has served:
+    /// the record stays until then.
     ///
     /// # Safety
     /// Nobody else in this descriptor table owns the descriptor: the process that recorded it is gone.
@@ -191,6 +226,13 @@ impl Ledger {
         // SAFETY: the caller says that whoever owned these is gone. One of them is the directory that listed the
         // numbers, which is closed by now: closing it again only fails.
         strays.filter(|&fd| unsafe { libc::close(fd) } == 0).count()
+    }
+
+    /// Places that were ever used: the greatest number recorded, plus one.
+    fn used(&self) -> &AtomicU64 {
+        let records: *const AtomicU64 = self.memory.as_ptr().cast();
+        // SAFETY: as in `words`; the word lies behind the records.
+        unsafe { &*records.add(self.capacity * WORDS) }
     }
 
     fn words(&self, fd: RawFd) -> Option<&[AtomicU64; WORDS]> {
@@ -241,6 +283,45 @@ mod tests {
         ledger.close(anchor);
         assert_eq!(ledger.get(number), None);
         assert_eq!(ledger.find(Kind::Anchor, 7, 9), None);
+    }
+
+    #[test]
+    fn a_record_of_a_closed_descriptor_is_forgotten_before_its_number_is_used_again() {
+        // Descriptors of other tests' threads must not take the numbers.
+        let child = crate::keeper::fork::copy(|| {
+            let ledger = Ledger::create().unwrap();
+            let (kept, dropped) = (null(), null());
+            ledger.record(Kind::Xsk, 0, 0, &kept, 0).unwrap();
+            ledger.record(Kind::Umem, 0, 0, &dropped, 0).unwrap();
+            let number = dropped.as_raw_fd();
+            drop(dropped);
+            ledger.forget_closed();
+            let stranger = null();
+            assert_eq!(stranger.as_raw_fd(), number);
+            assert_eq!(ledger.get(number), None);
+            assert!(ledger.find(Kind::Umem, 0, 0).is_none() && ledger.find(Kind::Xsk, 0, 0).is_some());
+            0
+        });
+        let status = nix::sys::wait::waitpid(child.unwrap(), None).unwrap();
+        assert!(matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)), "{status:?}");
+    }
+
+    #[test]
+    fn a_copy_leaves_the_original_to_the_ledger() {
+        let ledger = Ledger::create().unwrap();
+        let original = null();
+        ledger.record(Kind::Xsk, 1, 2, &original, 0).unwrap();
+        let entry = ledger.find(Kind::Xsk, 1, 2).unwrap();
+        let copy = ledger.copy(&entry).unwrap();
+        assert_ne!(copy.as_raw_fd(), original.as_raw_fd());
+        drop(copy);
+        assert_eq!(ledger.find(Kind::Xsk, 1, 2), Some(entry));
+        assert!(rustix::io::fcntl_getfd(&original).is_ok());
+        let number = original.as_raw_fd();
+        std::mem::forget(original);
+        // SAFETY: the only owner was forgotten.
+        unsafe { ledger.discard(Kind::Xsk, 1, Some(2)) };
+        assert_eq!(ledger.get(number), None);
     }
 
     #[test]

@@ -123,12 +123,46 @@ fn descriptors(engine: &Engine) -> BTreeMap<String, usize> {
 }
 
 #[test]
+fn a_successor_that_cannot_start_leaves_the_link_to_the_one_that_can() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let ours = |words: &[&str]| topology.run(&topology.ours, words).unwrap();
+    ours(&["ip", "link", "add", "spare", "type", "veth", "peer", "name", "other"]);
+    ours(&["ip", "link", "set", "other", "up"]);
+    ours(&["ip", "link", "set", "spare", "up"]);
+    let spare = json!({ "type": "xdp", "param": "spare", "ip": "10.9.9.2", "masklen": 24 });
+    let config = json!({ "interfaces": [interface("xdp", &topology), spare] });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    let log = engine.run_dir().join(&engine.name).join("log");
+    let failures = || std::fs::read_to_string(&log).unwrap().matches("interface spare is down").count();
+    ours(&["ip", "link", "set", "spare", "down"]);
+    let pid = engine.engine_pid().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait_until(|| failures() >= 2);
+    assert!(xdp_attached(&topology), "the programs stay while successors fail");
+    ours(&["ip", "link", "set", "spare", "up"]);
+    wait_until(|| engine.json(&["info"]).is_ok());
+    let served = || {
+        serves(&topology, &engine, Side::Peer, &format!("{PEER_ADDRESS}:7004"));
+        wait_until(|| engine.json(&["sockets"]).unwrap() == json!([]));
+    };
+    served();
+    let before = descriptors(&engine);
+    killed(&engine);
+    served();
+    // A connection of the command's may be on its way out.
+    wait_until(|| descriptors(&engine) == before);
+}
+
+#[test]
 fn an_engine_killed_on_a_packet_port_comes_back_without_leaving_a_socket() {
     let topology = Topology::new(Link::default()).unwrap();
     let config = json!({ "interfaces": [interface("packet", &topology)], "shards": 2 });
     let engine = Engine::start_with(&topology, &config).unwrap();
     let sockets = || topology.run(&topology.ours, &["cat", "/proc/net/packet"]).unwrap().lines().count();
     let address = format!("{PEER_ADDRESS}:7003");
+    serves(&topology, &engine, Side::Peer, &address);
+    // A successor has copies of what the first engine made, and the next one has no more.
+    killed(&engine);
     serves(&topology, &engine, Side::Peer, &address);
     let before = (sockets(), descriptors(&engine));
     assert!(before.0 > 2, "a heading and a socket for each queue");
@@ -152,7 +186,10 @@ fn a_tap_that_the_engine_made_outlives_it_with_what_the_host_has_there() {
     serves(&topology, &engine, Side::Host, "10.9.5.1:7004");
     let mac = || engine.json(&["info"]).unwrap()["interfaces"][0]["mac"].clone();
     let index = || topology.run(ours, &["cat", "/sys/class/net/made0/ifindex"]).unwrap();
-    let before = (index(), mac(), descriptors(&engine));
+    let first = (index(), mac());
+    killed(&engine);
+    serves(&topology, &engine, Side::Host, "10.9.5.1:7004");
+    let before = (first.0, first.1, descriptors(&engine));
     for _ in 0..2 {
         killed(&engine);
         serves(&topology, &engine, Side::Host, "10.9.5.1:7004");

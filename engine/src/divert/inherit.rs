@@ -47,51 +47,68 @@ impl Diversion {
         }
     }
 
-    /// Goes on with a predecessor's diversion; `None` when the ledger has none for this interface. Flows, listeners
-    /// and addresses are still as the predecessor left them.
-    ///
-    /// # Safety
-    /// The process that recorded it is gone, and nobody else adopted these descriptors.
-    pub unsafe fn resume(ledger: &Ledger, place: u64, interface: &str) -> Result<Option<Self>, Error> {
+    /// Goes on with a predecessor's diversion, on copies of its descriptors; `None` when the ledger has none for this
+    /// interface. Flows, listeners and addresses are still as the predecessor left them.
+    pub fn resume(ledger: &Ledger, place: u64, interface: &str) -> Result<Option<Self>, Error> {
         let Some(link) = link_of(ledger, place) else { return Ok(None) };
         let Some(maps) = maps_of(ledger, place) else { return Ok(None) };
-        // SAFETY: the caller says so; each record names another descriptor.
-        let adopt = |entry: Entry| unsafe { ledger.adopt(&entry) };
-        let maps = Maps::from_fds(maps.map(adopt))?;
+        let copy = |entry: Entry, map| ledger.copy(&entry).map_err(|cause| Error::Map { action: "keep", map, cause });
+        let maps = Maps::from_fds(maps.try_map(|entry| copy(entry, "a map"))?)?;
+        let program = copy(link, "the program's link")?;
         let attachment = match (link.b, link.len) {
             (XDP_DRIVER, multi) => {
-                Attachment::Xdp { link: Link::from_fd(adopt(link)), mode: XdpMode::Driver, multi_buffer: multi != 0 }
+                Attachment::Xdp { link: Link::from_fd(program), mode: XdpMode::Driver, multi_buffer: multi != 0 }
             }
             (XDP_GENERIC, multi) => {
-                Attachment::Xdp { link: Link::from_fd(adopt(link)), mode: XdpMode::Generic, multi_buffer: multi != 0 }
+                Attachment::Xdp { link: Link::from_fd(program), mode: XdpMode::Generic, multi_buffer: multi != 0 }
             }
-            (TCX, _) => Attachment::Tcx { link: Link::from_fd(adopt(link)) },
-            (_, name) => Attachment::Clsact(ClsactFilter {
-                alive: adopt(link),
-                priority: (name >> 32) as u16,
-                handle: name as u32,
-            }),
+            (TCX, _) => Attachment::Tcx { link: Link::from_fd(program) },
+            (_, name) => {
+                Attachment::Clsact(ClsactFilter { alive: program, priority: (name >> 32) as u16, handle: name as u32 })
+            }
         };
-        let socket_filter = ledger.find(Kind::BpfProgram, place, SOCKET_FILTER).map(adopt);
+        let socket_filter = ledger.find(Kind::BpfProgram, place, SOCKET_FILTER);
+        let socket_filter = socket_filter.map(|entry| copy(entry, "the socket filter")).transpose()?;
         Ok(Some(Self { interface: interface.into(), attachment, socket_filter, maps }))
     }
 
-    /// Takes the programs away. Dropping does the same, except for a clsact filter, which needs CAP_NET_ADMIN to go and
-    /// is inert without its socket.
-    pub fn detach(self, ledger: &Ledger) -> Result<(), Error> {
+    /// Takes the programs away, with what predecessors left of them; `place` as in [`Diversion::record`]. Dropping leaves
+    /// what a predecessor recorded, and a clsact filter, which needs CAP_NET_ADMIN to go and is inert without its socket.
+    pub fn detach(self, ledger: &Ledger, place: u64) -> Result<(), Error> {
         self.maps.fds().map(|fd| ledger.forget(fd));
         if let Some(filter) = self.socket_filter {
             ledger.close(filter);
         }
-        match self.attachment {
-            Attachment::Xdp { link, .. } | Attachment::Tcx { link } => ledger.close(link.into_fd()),
+        let clsact = match self.attachment {
+            Attachment::Xdp { link, .. } | Attachment::Tcx { link } => {
+                ledger.close(link.into_fd());
+                None
+            }
             Attachment::Clsact(filter) => {
                 ledger.close(filter.alive);
-                return detach_clsact(&self.interface, filter.priority, filter.handle);
+                Some((filter.priority, filter.handle))
             }
-        }
-        Ok(())
+        };
+        // SAFETY: what is recorded still is a predecessor's; we had copies.
+        unsafe { discard(ledger, place) };
+        clsact.map_or(Ok(()), |(priority, handle)| detach_clsact(&self.interface, priority, handle))
     }
+}
+
+/// Closes what predecessors recorded of the diversion at this place.
+///
+/// # Safety
+/// No living process of this descriptor table owns it.
+pub unsafe fn discard(ledger: &Ledger, place: u64) {
+    for kind in [Kind::BpfLink, Kind::BpfMap, Kind::BpfProgram] {
+        // SAFETY: the caller says so.
+        unsafe { ledger.discard(kind, place, None) };
+    }
+}
+
+/// Whether a predecessor had its diversion at this place for AF_XDP (else for packet sockets); `None`: it had none.
+pub fn was_xdp(ledger: &Ledger, place: u64) -> Option<bool> {
+    link_of(ledger, place).map(|link| matches!(link.b, XDP_DRIVER | XDP_GENERIC))
 }
 
 /// Holds back what is ours on every interface for `span`, then lets it pass: the keeper calls this when its engine died.

@@ -11,7 +11,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use inherit::{detach_all, hold_all, pass_all};
+pub use inherit::{detach_all, discard, hold_all, pass_all, was_xdp};
 pub use persona_ebpf::{AddressMode, Counters, Error, Hold, Reason, XdpMode};
 
 use persona_ebpf::{ClsactFilter, FlowKey, Link, ListenerKey, Maps, Object, Program, Sizes};

@@ -93,10 +93,13 @@ fn the_programs_outlive_the_engine_and_a_successor_goes_on() {
             std::mem::forget(first);
 
             hold_all(&ledger, Duration::from_secs(60)).unwrap();
-            // SAFETY: nobody owns the descriptors since `first` was forgotten.
-            assert!(unsafe { Diversion::resume(&ledger, 4, "us") }.unwrap().is_none());
-            // SAFETY: as above.
-            let second = unsafe { Diversion::resume(&ledger, 5, "us") }.unwrap().unwrap();
+            assert!(Diversion::resume(&ledger, 4, "us").unwrap().is_none());
+            assert_eq!(was_xdp(&ledger, 5), Some(kind == XDP));
+            // One that fails while it starts leaves all of it to the next.
+            let recorded: Vec<_> = ledger.entries().collect();
+            drop(Diversion::resume(&ledger, 5, "us").unwrap().unwrap());
+            assert_eq!(ledger.entries().collect::<Vec<_>>(), recorded);
+            let second = Diversion::resume(&ledger, 5, "us").unwrap().unwrap();
             let shown = second.filter().unwrap();
             assert_eq!((shown.attached, shown.state.as_str(), shown.entries.len()), (attached, "hold", 1));
             if kind == PortKind::Packet {
@@ -106,7 +109,7 @@ fn the_programs_outlive_the_engine_and_a_successor_goes_on() {
             pass_all(&ledger).unwrap();
             assert_eq!(second.filter().unwrap().state, "pass");
 
-            second.detach(&ledger).unwrap();
+            second.detach(&ledger, 5).unwrap();
             assert_eq!(ledger.entries().filter(|entry| entry.kind != Kind::Keeper).count(), 0);
             assert!(eventually(|| !xdp_attached()));
         }
@@ -139,12 +142,11 @@ fn a_clsact_filter_is_recorded_by_priority_and_handle() {
         let first = Diversion { interface: "us".into(), attachment, socket_filter, maps };
         first.record(&ledger, 0).unwrap();
         std::mem::forget(first);
-        // SAFETY: nobody owns the descriptors since `first` was forgotten.
-        let second = unsafe { Diversion::resume(&ledger, 0, "us") }.unwrap().unwrap();
+        let second = Diversion::resume(&ledger, 0, "us").unwrap().unwrap();
         assert_eq!(second.attached(), "clsact");
         let Attachment::Clsact(filter) = &second.attachment else { unreachable!() };
         assert!(filter.alive.as_raw_fd() >= 0 && filter.priority != 0 && filter.handle != 0);
-        second.detach(&ledger).unwrap();
+        second.detach(&ledger, 0).unwrap();
         let listed =
             std::process::Command::new("tc").args(["filter", "show", "dev", "us", "ingress"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&listed.stdout), "");

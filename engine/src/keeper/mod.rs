@@ -181,6 +181,8 @@ impl<R: FnOnce()> Keeper<'_, R> {
                 status => break status,
             }
         };
+        // One that failed while it started has closed what it had recorded: before any of these numbers is used again.
+        self.ledger.forget_closed();
         while let Ok(Some(message)) = link.receive() {
             if let Message::Failed(words) = message {
                 sentence = Some(words);

@@ -23,6 +23,8 @@ enum Behaviour {
     Hang,
     /// Serves, having asked for two ports first.
     Reserve,
+    /// As `Serve`, but the second engine fails after it made and recorded something, and had a copy of what it found.
+    Stumble,
 }
 
 struct TestCharge {
@@ -38,6 +40,17 @@ impl Charge for TestCharge {
             Behaviour::Fail => anyhow::bail!("the interface veth0 does not exist"),
             Behaviour::Panic => panic!("on purpose"),
             _ => {}
+        }
+        if self.behaviour == Behaviour::Stumble && *predecessors == 1 {
+            let _copy = ledger.copy(&ledger.find(Kind::Arena, 5, 0).context("the predecessor's record")?)?;
+            let made: Vec<_> = (0..8).map(|_| fs::File::open("/dev/null")).collect::<std::io::Result<_>>()?;
+            made.iter().try_for_each(|file| ledger.record(Kind::Umem, 6, 0, file, 0))?;
+            anyhow::bail!("the interface veth0 is down");
+        }
+        if *predecessors > 0 {
+            // Numbers that a failed engine used come up again.
+            let _fresh: Vec<_> = (0..8).map(|_| fs::File::open("/dev/null")).collect();
+            fs::write(self.traces.join("made"), ledger.of_kind(Kind::Umem).count().to_string())?;
         }
         if *predecessors > 0 {
             let arena = ledger.find(Kind::Arena, 5, 0).context("the predecessor's record")?;
@@ -194,6 +207,19 @@ fn a_killed_engine_has_a_successor_that_finds_the_ledger_and_no_strays() {
     assert!(!is_gone(third));
     stop(&scene.place).unwrap();
     assert!(is_gone(third));
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn an_engine_that_fails_while_it_starts_leaves_what_it_found_and_no_record_of_what_it_made() {
+    let scene = Scene::new(Behaviour::Stumble);
+    scene.up().unwrap();
+    nix::sys::signal::kill(scene.engine(0), Signal::SIGKILL).unwrap();
+    let third = scene.engine(2);
+    assert!(scene.trace("found").ends_with(" 4096"));
+    assert_eq!((scene.trace("made"), scene.trace("strays")), ("0".to_owned(), "0".to_owned()));
+    assert!(!is_gone(third));
+    stop(&scene.place).unwrap();
     scene.assert_nothing_left();
 }
 

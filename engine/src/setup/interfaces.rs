@@ -2,7 +2,7 @@
 
 use crate::config::{AddressKind, Config, Count, Interface as Wanted, InterfaceKind, XdpModeChoice};
 use crate::control::admin::InterfaceFacts;
-use crate::divert::{AddressMode as Diverted, Capacity, Diversion, PortKind, XdpMode};
+use crate::divert::{self, AddressMode as Diverted, Capacity, Diversion, PortKind, XdpMode};
 use crate::host::{self, HostAddress};
 use crate::ledger::{Entry, Kind, Ledger};
 use crate::port::Port;
@@ -225,10 +225,11 @@ impl Opening<'_> {
             params.merge &= mask.receive_merged();
         }
         if let (Some(socket), Some(memory)) = (self.inherited(Kind::Xsk, queue), self.inherited(Kind::Umem, queue)) {
-            // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
-            let (socket, memory) = unsafe { (self.ledger.adopt(&socket), self.ledger.adopt(&memory)) };
-            return Ok(XdpPort::reopen(&params, socket, memory)?);
+            return Ok(XdpPort::reopen(&params, self.ledger.copy(&socket)?, self.ledger.copy(&memory)?)?);
         }
+        // Half of it: the predecessor died between the two records, and its socket would keep the queue.
+        self.discard(Kind::Xsk, Some(queue.into()));
+        self.discard(Kind::Umem, Some(queue.into()));
         let port = XdpPort::open(&params)?;
         for (kind, descriptor) in [Kind::Xsk, Kind::Umem].into_iter().zip(port.descriptors()) {
             self.ledger.record(kind, self.place, queue.into(), descriptor, 0)?;
@@ -265,10 +266,18 @@ impl Opening<'_> {
 
     /// AF_XDP where the interface does it, packet_mmap otherwise.
     fn auto(&mut self) -> Result<Device> {
+        if self.predecessors && divert::was_xdp(self.ledger, self.place) == Some(false) {
+            // What the first engine found out still holds, and its program has not to go for a trial.
+            return self.packet();
+        }
         match self.xdp() {
             Ok(device) => Ok(device),
             Err(error) => {
                 tracing::warn!("{}: AF_XDP is not to be had ({error:#}); packet_mmap instead", self.wanted.param);
+                // The attempt's own descriptors are closed; a predecessor's sockets serve nobody any more.
+                self.ledger.forget_closed();
+                self.discard(Kind::Xsk, None);
+                self.discard(Kind::Umem, None);
                 self.packet()
             }
         }
@@ -299,7 +308,7 @@ impl Opening<'_> {
             (InterfaceKind::Macvtap, Some(mac), _) | (_, _, Some(mac)) => mac,
             _ => random_mac()?,
         };
-        for (queue, port) in &ports {
+        for (queue, port) in ports.iter().filter(|(queue, _)| self.inherited(Kind::Tap, *queue).is_none()) {
             for descriptor in port.descriptors() {
                 self.ledger.record(Kind::Tap, self.place, (*queue).into(), descriptor, word_of(mac))?;
             }
@@ -312,8 +321,7 @@ impl Opening<'_> {
     /// addresses and routes that the host has there.
     fn tap_port(&self, params: &tap::Params, queue: u32) -> Result<TapPort> {
         match self.inherited(Kind::Tap, queue) {
-            // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
-            Some(entry) => Ok(TapPort::reopen(params, unsafe { self.ledger.adopt(&entry) })?),
+            Some(entry) => Ok(TapPort::reopen(params, self.ledger.copy(&entry)?)?),
             None => Ok(TapPort::open(params)?),
         }
     }
@@ -321,6 +329,14 @@ impl Opening<'_> {
     /// What a predecessor left for a queue.
     fn inherited(&self, kind: Kind, queue: u32) -> Option<Entry> {
         self.predecessors.then(|| self.ledger.find(kind, self.place, queue.into())).flatten()
+    }
+
+    /// Closes what a predecessor left at this place and nobody goes on with; `b` absent: of every queue.
+    fn discard(&self, kind: Kind, b: Option<u64>) {
+        if self.predecessors {
+            // SAFETY: the predecessor is gone, and we have copies at most.
+            unsafe { self.ledger.discard(kind, self.place, b) };
+        }
     }
 
     fn queues(&self, offered: u32) -> Result<u32> {
@@ -349,10 +365,12 @@ impl Opening<'_> {
     /// The predecessor's programs, or fresh ones.
     fn diversion(&self, interface: &str, kind: PortKind, queues: u32) -> Result<Diversion> {
         if self.predecessors {
-            // SAFETY: the predecessor is gone, and each of its records is taken over once, here.
-            let resumed = unsafe { Diversion::resume(self.ledger, self.place, interface)? };
-            if let Some(diversion) = resumed {
-                return Ok(diversion);
+            let for_xdp = matches!(kind, PortKind::Xdp { .. });
+            match Diversion::resume(self.ledger, self.place, interface)? {
+                Some(diversion) if diversion.xdp_mode().is_some() == for_xdp => return Ok(diversion),
+                Some(other) => other.detach(self.ledger, self.place)?,
+                // SAFETY: the predecessor is gone, and nobody has copies of what it left, which is not whole.
+                None => unsafe { divert::discard(self.ledger, self.place) },
             }
         }
         let diversion = Diversion::attach(interface, kind, Capacity { queues, flows: FLOWS, listeners: LISTENERS })?;

@@ -38,11 +38,10 @@ pub fn admin(place: &Place, ledger: &Ledger) -> Result<OwnedFd> {
 }
 
 fn open(path: &Path, kind: SocketType, record: Kind, ledger: &Ledger) -> Result<OwnedFd> {
-    if let Some(entry) = ledger.find(record, 0, 0) {
-        // SAFETY: the predecessor that used it is gone; the record is taken over once.
-        return Ok(unsafe { ledger.adopt(&entry) });
-    }
     let wrong = || format!("cannot listen on {}", path.display());
+    if let Some(entry) = ledger.find(record, 0, 0) {
+        return ledger.copy(&entry).with_context(wrong);
+    }
     // What lies there is of an engine that is gone: the keeper holds the lock of this name.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(wrong),

@@ -101,8 +101,9 @@ impl<'a> Steering<'a> {
 
     /// Takes the programs away, at the end.
     pub fn detach(self) {
-        for diversion in self.interfaces.into_iter().filter_map(|interface| interface.diversion) {
-            if let Err(error) = diversion.detach(self.ledger) {
+        let diversions = self.interfaces.into_iter().enumerate();
+        for (place, diversion) in diversions.filter_map(|(place, interface)| Some((place, interface.diversion?))) {
+            if let Err(error) = diversion.detach(self.ledger, place as u64) {
                 tracing::warn!("a diversion cannot be taken away: {error}");
             }
         }
