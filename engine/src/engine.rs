@@ -3,8 +3,8 @@
 //! Runs in a child of the keeper that shares its descriptor table. What must outlive it is recorded in the ledger as it is
 //! made; a successor finds it there.
 
+use crate::config::AddressKind;
 use crate::control::{self, Control, ports::PortUse};
-use crate::hooks::Hooks;
 use crate::keeper::{Charge, Surroundings};
 use crate::ledger::Ledger;
 use crate::mesh;
@@ -50,6 +50,9 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
     let Surroundings { config, place, ledger, link, predecessors } = *surroundings;
     raise_descriptor_limit();
     let processors = processors(&config.cpus)?;
+    // Before the tables are read: a change in between is told then, and one that is told twice does no harm.
+    let shares = config.interfaces.iter().any(|interface| interface.mode == AddressKind::Shared);
+    let monitor = if shares { Some(host::Monitor::open()?) } else { None };
     let mut opened = interfaces::open(config, ledger, predecessors > 0)?;
     let queues = interfaces::least_queues(&opened);
     let shards = config.shards_on(processors.len(), queues);
@@ -88,10 +91,6 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
     }
     let session_socket = sockets::session(place, ledger, &config.access)?;
     let admin_socket = sockets::admin(place, ledger)?;
-    let monitor = match steering.tracks_flows() {
-        true => Some(host::Monitor::open()?),
-        false => None,
-    };
     privileges::drop_to(Identity { uid: config.user.uid, gid: config.user.gid })?;
     // The kernel forgot it with the change of user.
     crate::keeper::die_with_keeper().context("cannot tie the engine to its keeper")?;

@@ -1,7 +1,9 @@
 //! Host and engine on one address at the same time: each keeps its own connections, neither answers for the other.
 
-use persona_tests::topology::{OUR_ADDRESS, PEER_ADDRESS};
+use persona_tests::topology::{INTERFACE, OUR_ADDRESS, PEER_ADDRESS};
 use persona_tests::{Engine, Link, Side, Topology, binary};
+use serde_json::json;
+use std::time::Duration;
 
 const QUIET: [&str; 2] = ["InErrs", "OutRsts"];
 
@@ -37,5 +39,32 @@ fn the_hosts_own_connections_go_on_beside_the_engines_on_one_address() {
         // The host's kernel carried its own two connections and no others.
         assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "PassiveOpens").unwrap(), 1);
         assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "ActiveOpens").unwrap(), 1);
+    }
+}
+
+/// Before, while and after the engine reads the host's addresses, which is somewhere within the start.
+#[test]
+fn an_address_that_the_host_gets_while_the_engine_starts_is_not_missed() {
+    let topology = Topology::new(Link { shared: true, ..Link::default() }).unwrap();
+    let config = json!({ "interfaces": [{ "type": "xdp", "param": INTERFACE, "address": "shared" }] });
+    let address = |verb| {
+        topology.run(&topology.ours, &["ip", "address", verb, "10.9.0.4/24", "dev", INTERFACE]).unwrap();
+    };
+    for delay in (0..240).step_by(30) {
+        let engine = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(delay));
+                address("add");
+            });
+            Engine::start_with(&topology, &config).unwrap()
+        });
+        let is_ours = || engine.json(&["filter", "show"]).unwrap().to_string().contains("\"10.9.0.4\"");
+        let told = (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            is_ours()
+        });
+        assert!(told, "missed {delay} ms after the start");
+        engine.down().unwrap();
+        address("del");
     }
 }
