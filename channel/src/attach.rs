@@ -28,7 +28,9 @@ pub struct Hello {
 }
 
 /// Answer to [`Hello`]. Descriptors (SCM_RIGHTS): the session's memfd, then one eventfd per shard, for one who joins as
-/// well (an image after exec has neither). Whoever presents the token joins, whatever user it has become meanwhile.
+/// well (an image after exec has neither). Whoever presents the token joins, whatever user it has become meanwhile: the
+/// policy is asked about new sessions. (A session socket whose mode lets only one user or group in is not even reached by
+/// another.)
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Welcome {

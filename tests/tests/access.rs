@@ -27,9 +27,14 @@ fn as_nobody(program: &str) -> Vec<&str> {
 /// What a program of user nobody under Persona prints, both streams together.
 fn told(topology: &Topology, engine: &Engine, program: &str) -> (bool, String) {
     // `persona run` is itself run as nobody: the whole path from the command on needs no privilege.
-    let mut command = std::process::Command::new("ip");
     let all = as_nobody("");
-    command.args(["netns", "exec", &topology.ours]).args(&all[..all.len() - 3]);
+    told_through(&all[..all.len() - 3], topology, engine, program)
+}
+
+/// What a program prints that `persona run` starts through `wrapper`.
+fn told_through(wrapper: &[&str], topology: &Topology, engine: &Engine, program: &str) -> (bool, String) {
+    let mut command = std::process::Command::new("ip");
+    command.args(["netns", "exec", &topology.ours]).args(wrapper);
     let binaries = tempfile::Builder::new().prefix("persona-nobody-").tempdir().unwrap();
     // The build's directory may be closed to others.
     std::fs::set_permissions(binaries.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -88,6 +93,24 @@ fn who_is_not_in_the_policy_is_refused_with_a_sentence() {
         !ok && text.lines().any(|line| line.starts_with("persona:") && line.contains("may not use this engine")),
         "{text}"
     );
+}
+
+/// Root connects, and goes on as a program of user nobody with the connection in hand.
+#[test]
+fn a_descendant_keeps_its_sockets_whatever_user_it_becomes() {
+    const PROGRAM: &str = "import os,socket\n\
+        c=socket.create_connection(('10.9.0.1',8100)); c.set_inheritable(True)\n\
+        heir='import socket;c=socket.socket(fileno=%d);c.sendall(b\"ping\");print(c.getsockname()[0],c.recv(4).decode())'\n\
+        nobody=['setpriv','--reuid=65534','--regid=65534','--clear-groups']\n\
+        os.execvp(nobody[0],nobody+['/usr/bin/python3','-c',heir%c.fileno()])";
+    let topology = Topology::new(Link::default()).unwrap();
+    let config = json!({ "interfaces": [interface("xdp", &topology)], "access": { "users": ["daemon"] } });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    let server = topology.spawn(Side::Peer, &["python3", "-c", ECHO]).unwrap();
+    topology.wait_for_peer_listener(8100).unwrap();
+    let (ok, text) = told_through(&[], &topology, &engine, PROGRAM);
+    assert!(ok && text.trim() == format!("{OUR_ADDRESS} ping"), "{text}");
+    server.finish(10).unwrap();
 }
 
 #[test]

@@ -135,12 +135,6 @@ impl Control<'_> {
     fn attach(&mut self, serial: u32, hello: &Hello) -> Verdict {
         hello.check().map_err(|refusal| Some(Box::new(refusal)))?;
         let Some(process) = self.processes.get_mut(&serial) else { return Err(None) };
-        if !self.config.access.allows(process.uid, &process.gids) {
-            return Err(refusal(format_args!(
-                "user {} may not use this engine: add it to `access` in the engine's configuration",
-                process.uid
-            )));
-        }
         process.program = hello.program().to_owned();
         process.own_pid = hello.pid;
         let index = if hello.session == 0 { self.open_session(serial, hello)? } else { self.join(hello)? };
@@ -158,6 +152,12 @@ impl Control<'_> {
 
     fn open_session(&mut self, serial: u32, hello: &Hello) -> Result<u32, Option<Box<Refusal>>> {
         let Some(process) = self.processes.get(&serial) else { return Err(None) };
+        if !self.config.access.allows(process.uid, &process.gids) {
+            return Err(refusal(format_args!(
+                "user {} may not use this engine: add it to `access` in the engine's configuration",
+                process.uid
+            )));
+        }
         let free = self.sessions.iter().position(Option::is_none).unwrap_or(self.sessions.len());
         if free >= SESSIONS {
             return Err(refusal(format_args!(
@@ -201,6 +201,7 @@ impl Control<'_> {
         Ok(free as u32)
     }
 
+    /// The token is the right: who has it is of the family, and goes on with its sockets as any user, as on Linux.
     fn join(&mut self, hello: &Hello) -> Result<u32, Option<Box<Refusal>>> {
         let index = u32::try_from(hello.session - 1).ok();
         index
