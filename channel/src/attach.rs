@@ -25,6 +25,9 @@ pub struct Hello {
     pub token: [u64; 2],
     /// Program name, NUL padded (what `persona sockets` shows).
     pub program: [u8; 64],
+    /// Path of the program's file, NUL padded; all NUL where it is unknown or longer. Only the process itself may read it
+    /// whatever user it is, and rules by path are its own affair: who does not want the library does not load it.
+    pub executable: [u8; EXECUTABLE],
 }
 
 /// Answer to [`Hello`]. Descriptors (SCM_RIGHTS): the session's memfd, then one eventfd per shard, for one who joins as
@@ -83,7 +86,31 @@ impl Hello {
             session,
             token,
             program: padded(program),
+            executable: [0; EXECUTABLE],
         }
+    }
+
+    /// The same with the path of the program's file, unless it is too long to be told.
+    pub fn with_executable(self, path: &[u8]) -> Self {
+        if path.len() > EXECUTABLE {
+            return self;
+        }
+        Self { executable: padded(path), ..self }
+    }
+
+    /// One message's bytes as a hello that [`check`](Self::check) finds in order. The version is looked at before the
+    /// length, which another version may have changed.
+    #[allow(clippy::result_large_err)] // As below.
+    pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
+        if let (Some(magic), Some(abi)) = (bytes.first_chunk(), bytes.get(8..).and_then(<[u8]>::first_chunk)) {
+            check_version(u64::from_ne_bytes(*magic), u32::from_ne_bytes(*abi))?;
+        }
+        let hello = Self::decode(bytes).ok_or_else(|| {
+            Refusal::new(format_args!(
+                "the first message is not a hello of this version: install libpersona.so from the engine's build"
+            ))
+        })?;
+        hello.check().map(|()| hello)
     }
 
     /// Exactly one message's bytes, or `None`. Says nothing about its content: [`check`](Self::check) does.
@@ -94,20 +121,7 @@ impl Hello {
     /// Whether library and engine agree about the session's memory; the refusal says which side to update.
     #[allow(clippy::result_large_err)] // Once in a process's life, and it goes to the wire as it is.
     pub fn check(&self) -> Result<(), Refusal> {
-        if self.magic != MAGIC {
-            return Err(Refusal::new(format_args!(
-                "the first message does not come from libpersona.so: connect with the preload library only"
-            )));
-        }
-        if self.abi != ABI_VERSION {
-            let (side, other) =
-                if self.abi < ABI_VERSION { ("libpersona.so", "engine") } else { ("engine", "libpersona.so") };
-            return Err(Refusal::new(format_args!(
-                "libpersona.so speaks channel version {}, the engine version {ABI_VERSION}: update {side} to the version of {other}{}",
-                self.abi,
-                if side == "engine" { " and restart it" } else { " and restart the program" },
-            )));
-        }
+        check_version(self.magic, self.abi)?;
         let socket_size = size_of::<Socket>() as u32;
         if self.session_pages != SESSION_PAGES || self.socket_size != socket_size {
             return Err(Refusal::new(format_args!(
@@ -122,6 +136,28 @@ impl Hello {
     pub fn program(&self) -> &str {
         text(&self.program)
     }
+
+    /// Empty where it is unknown.
+    pub fn executable(&self) -> &str {
+        text(&self.executable)
+    }
+}
+
+#[allow(clippy::result_large_err)] // As in `Hello::check`.
+fn check_version(magic: u64, abi: u32) -> Result<(), Refusal> {
+    if magic != MAGIC {
+        return Err(Refusal::new(format_args!(
+            "the first message does not come from libpersona.so: connect with the preload library only"
+        )));
+    }
+    if abi != ABI_VERSION {
+        let (side, other) = if abi < ABI_VERSION { ("libpersona.so", "engine") } else { ("engine", "libpersona.so") };
+        return Err(Refusal::new(format_args!(
+            "libpersona.so speaks channel version {abi}, the engine version {ABI_VERSION}: update {side} to the version of {other}{}",
+            if side == "engine" { " and restart it" } else { " and restart the program" },
+        )));
+    }
+    Ok(())
 }
 
 impl Welcome {
@@ -217,11 +253,13 @@ impl Answer {
 pub const SESSION_PAGES: u32 = (size_of::<Session>() >> 12) as u32;
 /// Bytes of a refusal's sentence.
 pub const SENTENCE: usize = 248;
+/// Bytes of the longest path of a program that is told.
+pub const EXECUTABLE: usize = 400;
 /// A buffer that holds any message.
-pub const LARGEST_MESSAGE: usize = size_of::<Refusal>();
+pub const LARGEST_MESSAGE: usize = size_of::<Hello>();
 
 const _: () = {
-    assert!(size_of::<Hello>() == 112 && size_of::<Welcome>() == 32 && size_of::<Refusal>() == 256);
+    assert!(size_of::<Hello>() == 512 && size_of::<Welcome>() == 32 && size_of::<Refusal>() == 256);
     assert!(size_of::<Request>() == 64 && size_of::<Grant>() == 72);
 };
 

@@ -11,7 +11,7 @@ pub use geometry::*;
 mod fresh;
 
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PERSONA1");
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// How many there are of each thing.
 #[cfg(not(loom))]

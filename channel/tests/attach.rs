@@ -17,6 +17,33 @@ fn hello_of_this_build_is_welcome() {
     assert_eq!((decoded.program(), decoded.pid, decoded.session, decoded.token), ("nginx", 77, 5, [6, 7]));
     assert!(decoded.check().is_ok());
     assert_eq!(Hello::new(1, b"x", None).session, 0, "a new session");
+    assert_eq!(hello.executable(), "");
+    assert_eq!(hello.with_executable(b"/usr/sbin/nginx").executable(), "/usr/sbin/nginx");
+    let longest = [b'/'; EXECUTABLE];
+    assert_eq!(hello.with_executable(&longest).executable().len(), EXECUTABLE);
+    // Half a path would match what it should not.
+    assert_eq!(hello.with_executable(&[&longest[..], b"/"].concat()).executable(), "");
+}
+
+#[test]
+fn a_hello_of_another_version_and_length_is_told_the_side_to_update() {
+    let hello = Hello::new(77, b"nginx", None);
+    let read = |hello: &Hello, length: usize| {
+        let bytes = [hello.as_bytes(), &[0; 64]].concat();
+        Hello::read(&bytes[..length]).map_err(|refusal| refusal.sentence().to_string())
+    };
+    let whole = hello.as_bytes().len();
+    assert_eq!(read(&hello, whole), Ok(hello));
+    for length in [112, whole, whole + 64] {
+        let older = read(&Hello { abi: ABI_VERSION - 1, ..hello }, length).unwrap_err();
+        assert!(older.contains("update libpersona.so"), "{older}");
+        let newer = read(&Hello { abi: ABI_VERSION + 1, ..hello }, length).unwrap_err();
+        assert!(newer.contains("update engine"), "{newer}");
+    }
+    for length in [0, 5, 12, 112, whole + 64] {
+        let sentence = read(&hello, length).unwrap_err();
+        assert!(sentence.contains("install libpersona.so from the engine's build"), "{sentence}");
+    }
 }
 
 #[test]

@@ -8,7 +8,9 @@ use core::ffi::c_int;
 use core::mem::{MaybeUninit, size_of};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use persona_channel::attach::{ANCHOR_BATCH, Answer, Grant, Hello, LARGEST_MESSAGE, Request, Welcome, reason};
+use persona_channel::attach::{
+    ANCHOR_BATCH, Answer, EXECUTABLE, Grant, Hello, LARGEST_MESSAGE, Request, Welcome, reason,
+};
 use persona_channel::layout::{EPOLL_SETS, SHARDS, WAITABLES};
 use persona_channel::memory::{SESSION_SIZE, SessionRef, WaitableId};
 
@@ -398,8 +400,9 @@ fn dial() -> Result<c_int, Trouble> {
 
 /// Says hello and takes the welcome with its descriptors.
 fn greet(connection: c_int, join: Option<(u64, [u64; 2])>) -> Result<(Welcome, Descriptors), Trouble> {
-    let mut name = [0; 64];
+    let (mut name, mut path) = ([0; 64], [0; EXECUTABLE]);
     let hello = Hello::new(identity::claimant(), place::program(&mut name), join);
+    let hello = hello.with_executable(place::executable(&mut path));
     let (answer, descriptors) = exchange(connection, hello.as_bytes()).map_err(Trouble::gone)?;
     match answer {
         Answer::Welcome(welcome) => Ok((welcome, descriptors)),

@@ -127,3 +127,13 @@ pub fn program(name: &mut [u8; 64]) -> &[u8] {
     let name = &name[..read.unwrap_or(0)];
     name.strip_suffix(b"\n").unwrap_or(name)
 }
+
+/// The path of the program's file; empty where it cannot be had whole.
+pub fn executable(path: &mut [u8]) -> &[u8] {
+    const EXE: &[u8] = b"/proc/self/exe\0";
+    let arguments = [libc::AT_FDCWD as usize, EXE.as_ptr() as usize, path.as_mut_ptr() as usize, path.len(), 0, 0];
+    // SAFETY: the path is NUL-terminated, and the buffer as long as said.
+    let read = unsafe { sys::call(libc::SYS_readlinkat, arguments) }.unwrap_or(0);
+    // A full buffer may hold half of it.
+    if read < path.len() { &path[..read] } else { b"" }
+}

@@ -95,6 +95,47 @@ fn who_is_not_in_the_policy_is_refused_with_a_sentence() {
     );
 }
 
+/// Rules by path and by name, for programs that say something else of themselves, started by user nobody.
+#[test]
+fn rules_find_programs_by_path_and_by_name() {
+    const CONNECT: &str = "import socket,sys;c=socket.socket();c.settimeout(5)\n\
+        try: c.connect(('10.9.0.1',8100)); print('here')\n\
+        except OSError as e: print(e)";
+    let topology = Topology::new(Link::default()).unwrap();
+    let config = json!({
+        "interfaces": [interface("xdp", &topology)],
+        "rules": [
+            { "program": "/usr/*/python3*", "port": 8101, "use": "host" },
+            { "program": "/opt/*/python3*", "use": "host" },
+            { "program": "python3*", "port": 8102, "use": "host" },
+            { "program": "alias", "port": 8103, "use": "host" },
+        ],
+    });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    // What nobody serves is refused by the peer to Persona, and unreachable for the host, which has no route.
+    let ask = |port: u16, comm: &str| {
+        let name = format!("open('/proc/self/comm','w').write('{comm}')\n");
+        let program = CONNECT.replace("8100", &port.to_string());
+        let (ok, text) = told(&topology, &engine, &(if comm.is_empty() { program } else { name + &program }));
+        assert!(ok, "{text}");
+        text
+    };
+    let (host, ours) = ("Network is unreachable", "Connection refused");
+    for (port, comm, expected) in [
+        (8100, "", ours),
+        (8101, "", host),
+        // Its path stays, whatever it calls itself.
+        (8101, "alias", host),
+        (8102, "", host),
+        (8102, "alias", host),
+        (8103, "", ours),
+        (8103, "alias", host),
+    ] {
+        let text = ask(port, comm);
+        assert!(text.contains(expected), "port {port}, called {comm:?}: {text}");
+    }
+}
+
 /// Root connects, and goes on as a program of user nobody with the connection in hand.
 #[test]
 fn a_descendant_keeps_its_sockets_whatever_user_it_becomes() {

@@ -24,18 +24,20 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// The rules that concern `program` (its path, or its name where the path is unknown), in order, as the library reads
-/// them.
-pub fn policy(rules: &[Rule], program: &str) -> Vec<policy::Rule> {
-    rules.iter().filter(|rule| rule.concerns(program)).map(Rule::compile).collect()
+/// The rules that concern a program, in order, as the library reads them. `name`: what it calls itself; `path`: where its
+/// file is, empty where that is unknown.
+pub fn policy(rules: &[Rule], name: &str, path: &str) -> Vec<policy::Rule> {
+    rules.iter().filter(|rule| rule.concerns(name, path)).map(Rule::compile).collect()
 }
 
 impl Rule {
-    fn concerns(&self, program: &str) -> bool {
-        let base_name = program.rsplit('/').next().unwrap_or_default();
+    fn concerns(&self, name: &str, path: &str) -> bool {
+        let base_name = path.rsplit('/').next().unwrap_or_default();
         self.program.as_deref().is_none_or(|pattern| {
-            let subject = if pattern.contains('/') { program } else { base_name };
-            matches_pattern(pattern.as_bytes(), subject.as_bytes())
+            let subjects = if pattern.contains('/') { [path, path] } else { [name, base_name] };
+            subjects
+                .iter()
+                .any(|subject| !subject.is_empty() && matches_pattern(pattern.as_bytes(), subject.as_bytes()))
         })
     }
 

@@ -435,7 +435,8 @@ fn the_first_rule_that_matches_decides() {
             {"local": "10.9.0.2", "port": 22, "use": "host"}]"#,
     ));
     let ask = |program: &str, local: Option<&str>, remote: Option<&str>| {
-        let encoded: Vec<u8> = policy(&config.rules, program).iter().flat_map(Rule::encode).collect();
+        let (name, path) = program.split_once('=').unwrap_or(("", program));
+        let encoded: Vec<u8> = policy(&config.rules, name, path).iter().flat_map(Rule::encode).collect();
         let side = if remote.is_some() { Side::Remote } else { Side::Local };
         let asked: SocketAddrV4 = remote.or(local).unwrap().parse().unwrap();
         let mut address = [0; 16];
@@ -443,6 +444,11 @@ fn the_first_rule_that_matches_decides() {
         decide(&encoded, &Question { side, family: Family::V4, address, port: asked.port(), program: b"" })
     };
     assert_eq!(ask("/usr/bin/ssh", None, Some("192.0.2.1:22")), Action::Host);
+    assert_eq!(ask("ssh-alias=/usr/bin/other", None, Some("192.0.2.1:22")), Action::Host);
+    assert_eq!(ask("other=/usr/bin/ssh", None, Some("192.0.2.1:22")), Action::Host);
+    assert_eq!(ask("ssh=", None, Some("192.0.2.1:22")), Action::Host);
+    assert_eq!(ask("/opt/a/server=/usr/bin/curl", None, Some("10.1.2.3:8050")), Action::Host);
+    assert_eq!(ask("=/opt/a/server", None, Some("10.1.2.3:8050")), Action::Host);
     assert_eq!(ask("/usr/bin/mosh", None, Some("192.0.2.1:22")), Action::Engine);
     assert_eq!(ask("/usr/bin/curl", None, Some("10.1.2.3:8050")), Action::Host);
     assert_eq!(ask("/usr/bin/curl", None, Some("10.1.2.3:8100")), Action::Engine);

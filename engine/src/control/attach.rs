@@ -106,11 +106,7 @@ impl Control<'_> {
     fn answer(&mut self, serial: u32, message: &[u8]) -> Verdict {
         let Some(process) = self.processes.get(&serial) else { return Err(None) };
         if process.session.is_none() {
-            let hello = Hello::decode(message).ok_or_else(|| {
-                refusal(format_args!(
-                    "the first message is not a hello of this version: update libpersona.so to the engine's build"
-                ))
-            })?;
+            let hello = Hello::read(message).map_err(|refusal| Some(Box::new(refusal)))?;
             return self.attach(serial, &hello);
         }
         let Some(request) = Request::decode(message) else {
@@ -133,7 +129,6 @@ impl Control<'_> {
     }
 
     fn attach(&mut self, serial: u32, hello: &Hello) -> Verdict {
-        hello.check().map_err(|refusal| Some(Box::new(refusal)))?;
         let Some(process) = self.processes.get_mut(&serial) else { return Err(None) };
         process.program = hello.program().to_owned();
         process.own_pid = hello.pid;
@@ -169,7 +164,7 @@ impl Control<'_> {
             .map_err(|error| refusal(format_args!("the engine gets no random numbers: {error}")))?;
         let token = [0, 8].map(|at| u64::from_ne_bytes(token[at..at + 8].try_into().unwrap_or_default()));
         let sockets = &self.config.sockets;
-        let policy = config::policy(&self.config.rules, hello.program());
+        let policy = config::policy(&self.config.rules, hello.program(), hello.executable());
         let options = SessionOptions {
             shards: self.links.shards(),
             send_buffer: sockets.send_buffer.min(MAX_BUFFER),
