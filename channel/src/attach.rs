@@ -22,6 +22,8 @@ pub struct Hello {
     pub pid: u32,
     /// 0: a new session; else join this one.
     pub session: u64,
+    /// That of the session to join. With a new session that of the family's last one, whose engine is dead, or 0: who proves
+    /// to have been there may come back, and bind what its family might bind.
     pub token: [u64; 2],
     /// Program name, NUL padded (what `persona sockets` shows).
     pub program: [u8; 64],
@@ -74,7 +76,7 @@ pub struct Grant {
 }
 
 impl Hello {
-    /// Of this build. `join`: the session and token of the family, for a forked child.
+    /// Of this build. `join`: the session and token of the family, for a forked child; session 0: see `token`.
     pub fn new(pid: u32, program: &[u8], join: Option<(u64, [u64; 2])>) -> Self {
         let (session, token) = join.unwrap_or_default();
         Self {

@@ -85,8 +85,9 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
         introduce(&mut stack, &opened, &configs, &routes, config, &mut host)?;
         parts.push(Parts { stack, host, links, limits: limits(config), seed, spin: config.spin });
     }
+    let mut estates = Vec::new();
     if predecessors > 0 {
-        inherit::end_sessions(ledger);
+        estates = inherit::end_sessions(ledger);
         steering::drop_reservations(ledger);
     }
     let session_socket = sockets::session(place, ledger, &config.access)?;
@@ -126,6 +127,7 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
             stop: link.stop(),
             hooks: &steering,
             monitor,
+            estates,
             ports_used,
             interfaces,
             shards,

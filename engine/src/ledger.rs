@@ -26,7 +26,7 @@ pub enum Kind {
     EngineLink,
     /// Memfd with a shard's stack. a: shard.
     Arena,
-    /// Memfd of a session. a: session.
+    /// Memfd of a session. a: session, and [`MAY_BIND_RESERVED`]; b, `len`: its token.
     SessionMemory,
     /// Eventfd by which a session's processes wake a shard. a: session, b: shard.
     ShardEvent,
@@ -56,9 +56,15 @@ pub enum Kind {
     Tap,
     /// Bound kernel socket that keeps a port from being handed out. a: IPv4 address (0: any), b: port.
     Reservation,
+    /// Nothing but the place for a record: a session ended with its engine (`crate::session::estate`). a: until when it counts,
+    /// in seconds, and [`MAY_BIND_RESERVED`]; b, `len`: its token.
+    Estate,
 }
 
-const KINDS: [Kind; 18] = [
+/// In the first key of a session's record: its maker might bind reserved ports.
+pub const MAY_BIND_RESERVED: u64 = 1 << 63;
+
+const KINDS: [Kind; 19] = [
     Kind::Keeper,
     Kind::EngineLink,
     Kind::Arena,
@@ -77,6 +83,7 @@ const KINDS: [Kind; 18] = [
     Kind::Umem,
     Kind::Tap,
     Kind::Reservation,
+    Kind::Estate,
 ];
 
 impl Kind {

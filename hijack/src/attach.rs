@@ -213,9 +213,13 @@ pub fn join(session: u64, token: [u64; 2]) -> Result<&'static View, Trouble> {
 
 /// The session for new sockets if there is one already.
 pub fn usable() -> Option<&'static View> {
+    last().filter(|view| !view.is_dead())
+}
+
+/// The session that new sockets went to last, dead or alive.
+fn last() -> Option<&'static View> {
     let current = CURRENT.load(Ordering::Acquire);
-    let view = VIEWS.get((current as usize).wrapping_sub(1))?;
-    (!view.is_dead()).then_some(view)
+    VIEWS.get((current as usize).wrapping_sub(1))
 }
 
 /// Sets a child up that was forked without our knowing.
@@ -328,7 +332,9 @@ fn attach(family: Option<(u64, [u64; 2])>) -> Result<&'static View, Trouble> {
         .find(|(index, view)| !view.is_used() || (view.is_dead() && !table::session_is_held(*index as u8)))
         .ok_or(no_memory(Errno(libc::ENOMEM)))?;
     let connection = dial()?;
-    let welcomed = greet(connection, family).inspect_err(|_| place::drop(connection));
+    // A new session follows the one whose engine has died: what we might do there we may do here.
+    let introduction = family.or_else(|| last().map(|last| (0, last.family().1)));
+    let welcomed = greet(connection, introduction).inspect_err(|_| place::drop(connection));
     let (welcome, descriptors) = welcomed?;
     let fds = descriptors.as_slice();
     let give_up = |trouble| {

@@ -239,24 +239,26 @@ fn a_graceful_stop_ends_connections_as_a_process_exit_does() {
 /// nginx with two workers under Persona, serving one file.
 struct Nginx {
     directory: tempfile::TempDir,
+    port: u16,
     _running: Running,
 }
 
 impl Nginx {
-    fn start(topology: &Topology, engine: &Engine) -> Self {
+    /// As root, its workers as nobody.
+    fn start(topology: &Topology, engine: &Engine, port: u16) -> Self {
         let directory = tempfile::Builder::new().prefix("persona-faults-").tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let at = directory.path().display();
         let text = format!(
-            "daemon off; worker_processes 2; pid {at}/nginx.pid; error_log {at}/error.log;\n\
+            "daemon off; user nobody nogroup; worker_processes 2; pid {at}/nginx.pid; error_log {at}/error.log;\n\
              events {{ worker_connections 256; }}\n\
-             http {{ access_log off; server {{ listen {OUR_ADDRESS}:8080; root {at}; }} }}\n"
+             http {{ access_log off; server {{ listen {OUR_ADDRESS}:{port}; root {at}; }} }}\n"
         );
         let config = directory.path().join("nginx.conf");
         std::fs::write(&config, text).unwrap();
         let running = topology.spawn(Side::Persona(engine), &["nginx", "-c", &config.display().to_string()]).unwrap();
-        engine.wait_for_listener(8080).unwrap();
-        Self { directory, _running: running }
+        engine.wait_for_listener(port).unwrap();
+        Self { directory, port, _running: running }
     }
 
     fn workers(&self) -> Vec<String> {
@@ -266,8 +268,8 @@ impl Nginx {
         children.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn serves(topology: &Topology) -> bool {
-        let url = format!("http://{OUR_ADDRESS}:8080/nginx.conf");
+    fn serves(&self, topology: &Topology) -> bool {
+        let url = format!("http://{OUR_ADDRESS}:{}/nginx.conf", self.port);
         topology.succeed(Side::Peer, &["curl", "-sSf", "-m", "2", "-o", "/dev/null", &url], 5).is_ok()
     }
 }
@@ -294,22 +296,27 @@ fn assert_asleep(pids: &[String]) {
 fn listeners_come_back_in_the_engine_that_follows_a_killed_one() {
     let topology = Topology::new(Link::default()).unwrap();
     let engine = Engine::start(&topology, "xdp").unwrap();
-    let nginx = Nginx::start(&topology, &engine);
+    // A reserved port: the workers could not bind it, and prove that it was theirs.
+    let nginx = Nginx::start(&topology, &engine, 80);
     let workers = nginx.workers();
     assert_eq!(workers.len(), 2);
     // Twice: what the first life left must not stand in the way of the third.
     for _ in 0..2 {
-        assert!(Nginx::serves(&topology));
+        assert!(nginx.serves(&topology));
         let before = engine.engine_pid().unwrap();
         kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
         wait_until(|| engine.engine_pid().is_ok_and(|pid| pid != before));
-        wait_until(|| Nginx::serves(&topology));
+        wait_until(|| nginx.serves(&topology));
         // Each worker listens for itself now.
         wait_until(|| engine.json(&["sockets"]).unwrap().to_string().matches("\"LISTEN\"").count() == 2);
         assert_asleep(&workers);
     }
-    assert!(Nginx::serves(&topology));
+    assert!(nginx.serves(&topology));
     assert_eq!(nginx.workers(), workers, "no worker had to be replaced");
+    // What is proved is that they were there before: a stranger of the same user gets nothing.
+    let stranger = "import os,socket\nos.setuid(65534)\ntry: socket.create_server(('10.9.0.2',81))\nexcept PermissionError: print('refused')";
+    let stranger = topology.succeed(Side::Persona(&engine), &["python3", "-c", stranger], 20).unwrap();
+    assert_eq!(stranger.stdout, "refused\n");
 }
 
 /// Waits for connections in each way there is, a thread for each, and answers with the way's number.
@@ -347,7 +354,7 @@ print('ready', flush=True)
 fn listeners_without_any_engine_sleep_until_one_comes() {
     let topology = Topology::new(Link::default()).unwrap();
     let engine = Engine::start(&topology, "xdp").unwrap();
-    let nginx = Nginx::start(&topology, &engine);
+    let nginx = Nginx::start(&topology, &engine, 8080);
     let program = topology.spawn(Side::Persona(&engine), &["python3", "-c", LISTENERS]).unwrap();
     (0..4).for_each(|way| engine.wait_for_listener(7010 + way).unwrap());
     let (keeper, child) = (engine.keeper().unwrap(), engine.engine_pid().unwrap());
@@ -363,7 +370,7 @@ fn listeners_without_any_engine_sleep_until_one_comes() {
     let config = engine.run_dir().join("config.json").display().to_string();
     let up = engine.persona(&["up", "--name", &engine.name, "--config", &config]).output().unwrap();
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
-    wait_until(|| Nginx::serves(&topology));
+    wait_until(|| nginx.serves(&topology));
     for way in 0..4 {
         let connect = format!(
             "import socket\nc=socket.create_connection(('{OUR_ADDRESS}',{}),2)\nassert c.recv(9)==b'here'",

@@ -3,10 +3,10 @@
 //! Nothing here waits for a process: a message that cannot be sent at once ends its connection.
 
 use super::{Control, Entry, Token};
-use crate::config;
-use crate::ledger::Kind;
+use crate::ledger::{Kind, MAY_BIND_RESERVED};
 use crate::message::ShardMessage;
 use crate::session::{Peer, Session, SessionOptions};
+use crate::{clock, config};
 use persona_channel::attach::{ANCHOR_BATCH, Grant, Hello, LARGEST_MESSAGE, Refusal, Request, Welcome, kind, reason};
 use persona_channel::layout::{SHARDS, session_flags};
 use persona_channel::memory::Slot;
@@ -147,7 +147,10 @@ impl Control<'_> {
 
     fn open_session(&mut self, serial: u32, hello: &Hello) -> Result<u32, Option<Box<Refusal>>> {
         let Some(process) = self.processes.get(&serial) else { return Err(None) };
-        if !self.config.access.allows(process.uid, &process.gids) {
+        // Who was here before the last engine died is here again, as whatever user it has become.
+        let now = clock::seconds();
+        let estate = self.estates.iter().find(|estate| estate.is_claimed_by(hello.token, now));
+        if estate.is_none() && !self.config.access.allows(process.uid, &process.gids) {
             return Err(refusal(format_args!(
                 "user {} may not use this engine: add it to `access` in the engine's configuration",
                 process.uid
@@ -176,12 +179,15 @@ impl Control<'_> {
             pid: process.pid,
             uid: process.uid,
             gid: process.gids.last().copied().unwrap_or(u32::MAX),
-            may_bind_reserved: process.uid == 0 || may_bind_reserved(process.pid),
+            may_bind_reserved: process.uid == 0
+                || may_bind_reserved(process.pid)
+                || estate.is_some_and(|estate| estate.may_bind_reserved),
             program: hello.program().to_owned(),
         };
+        let place = free as u64 | if peer.may_bind_reserved { MAY_BIND_RESERVED } else { 0 };
         let session = Session::new(free as u32, token, peer, &options)
             .map_err(|error| refusal(format_args!("the engine cannot make a session: {error:#}")))?;
-        if let Err(error) = self.ledger.record(Kind::SessionMemory, free as u64, 0, session.descriptor(), 0) {
+        if let Err(error) = self.ledger.record(Kind::SessionMemory, place, token[0], session.descriptor(), token[1]) {
             return Err(refusal(format_args!("the engine cannot record the session: {error}")));
         }
         let session = Arc::new(session);

@@ -20,6 +20,7 @@ use crate::ledger::Ledger;
 use crate::mesh::ControlLinks;
 use crate::message::{ControlMessage, ShardMessage};
 use crate::session::Session;
+use crate::session::estate::Estate;
 use anyhow::{Context, Result};
 use persona_stack::PortId;
 use rustix::event::epoll;
@@ -39,6 +40,8 @@ pub struct Parts<'a> {
     pub hooks: &'a dyn Hooks,
     /// Changes of the host's neighbours, addresses and routes (shared mode).
     pub monitor: Option<host::Monitor>,
+    /// Of sessions that ended with earlier engines.
+    pub estates: Vec<Estate>,
     pub ports_used: Arc<ports::PortUse>,
     pub interfaces: Vec<admin::InterfaceFacts>,
     pub shards: Vec<crate::admin::ShardInfo>,
@@ -72,6 +75,7 @@ pub struct Control<'a> {
     admin_socket: OwnedFd,
     pub(crate) hooks: &'a dyn Hooks,
     monitor: Option<host::Monitor>,
+    estates: Vec<Estate>,
     pub(crate) ports: ports::PortTable,
     pub(crate) ports_used: Arc<ports::PortUse>,
     pub(crate) sessions: Vec<Option<Entry>>,
@@ -161,6 +165,7 @@ impl<'a> Control<'a> {
             admin_socket: parts.admin_socket,
             hooks: parts.hooks,
             monitor: parts.monitor,
+            estates: parts.estates,
             ports: ports::PortTable::new(binding::ephemeral_range(), u64::from_ne_bytes(seed)),
             ports_used: parts.ports_used,
             sessions: Vec::new(),

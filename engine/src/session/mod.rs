@@ -8,6 +8,7 @@
 
 pub mod anchors;
 pub mod doorbells;
+pub mod estate;
 
 use anchors::Anchors;
 use anyhow::{Context, Result};

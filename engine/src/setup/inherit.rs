@@ -5,8 +5,9 @@
 
 use super::arenas;
 use crate::clock;
-use crate::ledger::{Kind, Ledger};
-use crate::session;
+use crate::ledger::{Kind, Ledger, MAY_BIND_RESERVED};
+use crate::session::estate::Estate;
+use crate::session::{self, estate};
 use crate::shard::host::ShardHost;
 use crate::shard::record::ENDED;
 use persona_channel::layout::state_bits;
@@ -34,10 +35,17 @@ pub fn reset_connections(ledger: &Ledger, host: &mut ShardHost<'_>) {
     }
 }
 
-/// Ends every session of the ledger.
-pub fn end_sessions(ledger: &Ledger) {
+/// Ends every session of the ledger. What their families, and those of earlier engines, may claim is returned.
+pub fn end_sessions(ledger: &Ledger) -> Vec<Estate> {
+    let now = clock::seconds();
+    let mut estates = estate::known(ledger, now);
     let memories: Vec<_> = ledger.of_kind(Kind::SessionMemory).collect();
     for entry in &memories {
+        let (token, may_bind_reserved) = ([entry.b, entry.len], entry.a & MAY_BIND_RESERVED != 0);
+        match estate::leave(ledger, token, may_bind_reserved, now) {
+            Ok(estate) => estates.push(estate),
+            Err(error) => tracing::warn!("a session's family cannot come back: {error:#}"),
+        }
         // SAFETY: the predecessor is gone; its record is taken over once, here.
         let descriptor = unsafe { ledger.adopt(entry) };
         match session::map(&descriptor) {
@@ -48,7 +56,10 @@ pub fn end_sessions(ledger: &Ledger) {
                     end_session(view);
                 }
             }
-            Err(error) => tracing::warn!("session {} of the predecessor cannot be ended: {error:#}", entry.a),
+            Err(error) => {
+                let session = entry.a & !MAY_BIND_RESERVED;
+                tracing::warn!("session {session} of the predecessor cannot be ended: {error:#}");
+            }
         }
         ledger.close(descriptor);
     }
@@ -61,6 +72,7 @@ pub fn end_sessions(ledger: &Ledger) {
         let _ = rustix::net::send(doorbell.as_fd(), &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         ledger.close(doorbell);
     }
+    estates
 }
 
 fn end_session(view: SessionRef<'_>) {

@@ -174,6 +174,7 @@ impl Engine {
             stop: stop_seen.as_fd(),
             hooks: &OwnAddresses,
             monitor: None,
+            estates: Vec::new(),
             ports_used,
             interfaces: vec![control::admin::InterfaceFacts {
                 name: "memory".into(),
