@@ -113,7 +113,9 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         // Most of it is gone after a successful test.
-        let _ = self.persona(&["down"]).output();
+        for name in ["default", "first", "second"] {
+            let _ = self.persona(&["down", "--name", name]).output();
+        }
         for namespace in [&self.ours, &self.peer] {
             let _ = Command::new("ip").args(["netns", "del", namespace]).output();
         }
@@ -326,11 +328,85 @@ fn what_stands_in_the_way_at_start_is_one_sentence() {
     one_line(&sentence);
     succeed(&["ip", "-n", &ground.ours, "link", "set", "veth0", "up"]);
 
-    // Another engine has the interface.
-    ground.up();
-    let (status, _, sentence) = output(&mut ground.persona(&["up", "--name", "second", "--config", "own.json"]));
-    assert_eq!(status, Some(1));
-    assert!(sentence.contains("veth0 is taken by another AF_XDP socket"), "{sentence}");
+    succeed(&["ip", "-n", &ground.ours, "address", "add", "10.66.0.2/24", "dev", "veth0"]);
+    let sentence = ground.refused(CONFIG);
+    assert!(sentence.contains("10.66.0.2 is an address of the host"), "{sentence}");
     one_line(&sentence);
-    assert!(ground.ping(), "the first is unharmed");
+}
+
+#[test]
+fn an_interface_has_one_engine_whatever_its_port_and_address() {
+    let ground = Ground::new("taken");
+    let one = |kind: &str, param: &str, ip: &str| {
+        format!(
+            r#"{{"interfaces": [{{"type": "{kind}", "param": "{param}", "ip": "{ip}", "masklen": 24}}], "linger_ms": 0}}"#
+        )
+    };
+    succeed(&["ip", "-n", &ground.ours, "link", "add", "macvtap0", "link", "veth0", "type", "macvtap"]);
+    let index = succeed(&["ip", "netns", "exec", &ground.ours, "cat", "/sys/class/net/macvtap0/ifindex"]);
+    let device = ground.dir.path().join(format!("tap{}", index.trim()));
+    let number = succeed(&[
+        "ip",
+        "netns",
+        "exec",
+        &ground.ours,
+        "sh",
+        "-c",
+        &format!("cat /sys/class/net/macvtap0/tap{}/dev", index.trim()),
+    ]);
+    let (major, minor) = number.trim().split_once(':').unwrap();
+    succeed(&["mknod", device.to_str().unwrap(), "c", major, minor]);
+    succeed(&["ip", "-n", &ground.ours, "link", "set", "macvtap0", "up"]);
+    let device = device.to_str().unwrap();
+    for (first, second) in [
+        (("packet", "veth0", OURS), ("packet", "veth0", OURS)),
+        (("packet", "veth0", OURS), ("packet", "veth0", "10.66.0.3")),
+        (("packet", "veth0", OURS), ("xdp", "veth0", OURS)),
+        (("xdp", "veth0", OURS), ("packet", "veth0", OURS)),
+        (("xdp", "veth0", OURS), ("auto", "veth0", OURS)),
+        (("xdp", "veth0", OURS), ("xdp", "veth0", OURS)),
+        (("tap", "tap7", OURS), ("tap", "tap7", OURS)),
+        (("macvtap", device, OURS), ("macvtap", device, OURS)),
+    ] {
+        for (name, (kind, param, ip)) in [("first", first), ("second", second)] {
+            ground.write(&format!("{name}.json"), &one(kind, param, ip));
+        }
+        let up = |name: &str| output(&mut ground.persona(&["up", "--name", name, "--config", &format!("{name}.json")]));
+        let (status, _, words) = up("first");
+        assert_eq!(status, Some(0), "{first:?}: {words}");
+        let (status, _, sentence) = up("second");
+        assert_eq!(status, Some(1), "{first:?} and {second:?}: {sentence}");
+        let (expected, param) = ("the engine `first` has it", second.1);
+        assert!(sentence.contains(&format!("interface {param} cannot be used: {expected}")), "{sentence}");
+        assert_eq!(sentence.lines().count(), 1, "{sentence}");
+        assert!(!ground.run_dir().join("second").exists());
+        if first.0 == "xdp" {
+            // The peer may still be giving up on the address since the engine before.
+            wait_for("packets of the first", || ground.ping());
+        }
+        let (status, _, words) = output(&mut ground.persona(&["down", "--name", "first"]));
+        assert_eq!(status, Some(0), "{words}");
+        // And it is free again.
+        let (status, _, words) = up("second");
+        assert_eq!(status, Some(0), "{second:?} alone: {words}");
+        let (status, _, words) = output(&mut ground.persona(&["down", "--name", "second"]));
+        assert_eq!(status, Some(0), "{words}");
+    }
+}
+
+#[test]
+fn both_engines_of_a_shared_address_are_not_started() {
+    let ground = Ground::new("both");
+    succeed(&["ip", "-n", &ground.ours, "address", "add", "10.66.0.2/24", "dev", "veth0"]);
+    for name in ["first.json", "second.json"] {
+        ground.write(name, r#"{"interfaces": [{"type": "packet", "param": "veth0", "address": "shared"}]}"#);
+    }
+    let up = |name: &str| output(&mut ground.persona(&["up", "--name", name, "--config", &format!("{name}.json")]));
+    let (status, _, words) = up("first");
+    assert_eq!(status, Some(0), "{words}");
+    let (status, _, sentence) = up("second");
+    assert_eq!(status, Some(1), "{sentence}");
+    assert!(sentence.contains("interface veth0 cannot be used: the engine `first` has it"), "{sentence}");
+    let (status, _, words) = output(&mut ground.persona(&["down", "--name", "first"]));
+    assert_eq!(status, Some(0), "{words}");
 }

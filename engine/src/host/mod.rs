@@ -13,6 +13,7 @@ pub mod interface;
 pub mod monitor;
 pub mod neighbour;
 mod netlink;
+pub mod occupant;
 pub mod probe;
 pub mod reserve;
 pub mod tables;
@@ -44,6 +45,12 @@ pub enum Error {
         "port {port} of {address} is in use by the host{owner}: stop the program that has it or choose another port"
     )]
     PortInUse { address: std::net::IpAddr, port: u16, owner: String },
+
+    #[error(
+        "the engine `{}` has it (keeper {}), and an interface has one engine: stop that one (persona down --name {}), or use another interface",
+        .0.name, .0.keeper, .0.name
+    )]
+    Occupied(occupant::Occupant),
 
     #[error("cannot keep port {port} of {address} from the host: {cause}")]
     Reserve { address: std::net::IpAddr, port: u16, cause: io::Error },

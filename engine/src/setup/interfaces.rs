@@ -3,6 +3,7 @@
 use crate::config::{AddressKind, Config, Count, Interface as Wanted, InterfaceKind, XdpModeChoice};
 use crate::control::admin::InterfaceFacts;
 use crate::divert::{self, AddressMode as Diverted, Capacity, Diversion, PortKind, XdpMode};
+use crate::host::occupant::Wanted as Occupation;
 use crate::host::{self, HostAddress};
 use crate::ledger::{Entry, Kind, Ledger};
 use crate::port::Port;
@@ -111,12 +112,15 @@ fn open_one(
     host_addresses: &[HostAddress],
 ) -> Result<Opened> {
     let mut opening = Opening { place: place as u64, wanted, shards, ledger, predecessors };
+    opening.refuse_occupied()?;
     let device = match wanted.kind {
         InterfaceKind::Tap | InterfaceKind::Macvtap => opening.tap()?,
         InterfaceKind::Xdp => opening.xdp()?,
         InterfaceKind::Packet => opening.packet()?,
         InterfaceKind::Auto => opening.auto()?,
     };
+    // Once more: two that started at once see each other now.
+    opening.refuse_occupied()?;
     let Device { name, index, mac, mtu, ports, diversion } = device;
     let ports = ports.into_iter().map(|(queue, port)| (queue, Some(port))).collect();
     let mode = match wanted.mode {
@@ -185,6 +189,19 @@ struct Device {
 }
 
 impl Opening<'_> {
+    /// Where another engine is, we are not.
+    fn refuse_occupied(&self) -> Result<()> {
+        let param = &self.wanted.param;
+        let what = match self.wanted.kind {
+            InterfaceKind::Tap => Occupation::tap(param),
+            InterfaceKind::Macvtap => Occupation::device(param),
+            InterfaceKind::Xdp | InterfaceKind::Packet | InterfaceKind::Auto => {
+                Occupation::interface(&host::Interface::find_usable(param)?)
+            }
+        };
+        what.occupant().map_or(Ok(()), |occupant| Err(host::Error::Occupied(occupant).into()))
+    }
+
     fn xdp(&mut self) -> Result<Device> {
         let interface = host::Interface::find_usable(&self.wanted.param)?;
         let queues = self.queues(interface.rx_queues)?;
