@@ -200,11 +200,21 @@ impl Conn<'_, '_> {
             self.take_sack(arrival, una);
             return true;
         }
-        if arrival.payload.is_empty() {
-            self.env.count(Counter::TcpExtTCPPureAcks);
-        }
         let window = u32::from(arrival.window) << self.tcb.snd_scale;
         let moved = window != self.tcb.snd_wnd;
+        // Linux counts by its header prediction: what is in order, brings nothing special and leaves the window alone.
+        let predicted = !moved
+            && start == self.tcb.rcv_nxt
+            && self.tcb.ofo_count == 0
+            && !arrival.flags.intersects(TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST | TcpFlags::URG);
+        if predicted && !arrival.payload.is_empty() {
+            self.env.count(Counter::TcpExtTCPHPHits);
+        }
+        if predicted && ack > una {
+            self.env.count(Counter::TcpExtTCPHPAcks);
+        } else if arrival.payload.is_empty() {
+            self.env.count(Counter::TcpExtTCPPureAcks);
+        }
         // RFC 5681 section 2, "duplicate acknowledgment".
         let duplicate = ack == una
             && self.tcb.in_flight() > 0

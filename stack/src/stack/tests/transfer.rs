@@ -234,3 +234,19 @@ fn loss_is_repaired_under_newreno_and_with_large_buffers() {
 fn heavy_loss_only_takes_longer() {
     bulk(1500, 2_000, |sent| (sent * 2_654_435_761) >> 8 & 7 == 0, &SocketOptions::default(), 200_000);
 }
+
+/// What Linux's header prediction would have taken is counted under its names.
+#[test]
+fn a_smooth_transfer_is_predicted() {
+    let len = 1 << 20;
+    let mut pair = Pair::new(1500, 100);
+    pair.open(&SocketOptions::default());
+    pair.write(0, len);
+    pair.run(|pair| pair.ends[1].rcv_end == len && pair.ends[0].acked == len);
+    let [hits, acks] = [(1, Counter::TcpExtTCPHPHits), (0, Counter::TcpExtTCPHPAcks)]
+        .map(|(end, counter)| pair.ends[end].stack.counters().value(counter));
+    let segments = len / 1460;
+    assert!((segments * 9 / 10..segments * 2).contains(&hits), "{hits} of {segments} segments");
+    // Most acknowledgements tell of another window, as the reader goes along.
+    assert!((1..segments * 2).contains(&acks), "{acks} acknowledgements of {segments} segments");
+}
