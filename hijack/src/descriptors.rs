@@ -21,11 +21,7 @@ export! {
             entry => release(fd, entry),
         }
         let result = real::close(fd);
-        if let Some(listener) = listener {
-            // A server that closes its listener and opens it anew (iperf3 does) must find the address free, as on Linux: the
-            // engine is made to look before we return. Where a copy is left elsewhere it finds nothing to do.
-            let _ = command::ask(&listener, op::RELEASE, &[], &mut []);
-        }
+        free_address(listener);
         result
     }
 
@@ -49,7 +45,10 @@ export! {
             return answer::<()>(Err(errno));
         }
         ready_for_stdio(from, to);
-        copied(entry, real::dup2(from, to))
+        let replaced = listener(to, table::get(to));
+        let copy = copied(entry, real::dup2(from, to));
+        free_address(replaced);
+        copy
     }
 
     fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
@@ -61,7 +60,10 @@ export! {
             return answer::<()>(Err(errno));
         }
         ready_for_stdio(from, to);
-        copied(entry, real::dup3(from, to, flags))
+        let replaced = listener(to, table::get(to));
+        let copy = copied(entry, real::dup3(from, to, flags));
+        free_address(replaced);
+        copy
     }
 
     fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
@@ -95,6 +97,9 @@ export! {
             // Ours have close-on-exec anyway.
             return real::close_range(first, last, flags);
         }
+        if flags == 0 {
+            close_listeners(first, last);
+        }
         between_ours(first, last, |first, last| real::close_range(first, last, flags))
     }
 
@@ -120,6 +125,25 @@ export! {
 fn listener(fd: c_int, entry: Entry) -> Option<Handle> {
     let Entry::Socket(id) = entry else { return None };
     Handle::new(fd, id).filter(|handle| handle.has(state_bits::LISTENING) && !handle.is_lost())
+}
+
+/// A server that closes its listener and opens it anew (iperf3 does) must find the address free, as on Linux: the engine
+/// is made to look before the call that closed it returns. A copy in this process keeps it; where one is left elsewhere the
+/// engine finds nothing to do.
+fn free_address(listener: Option<Handle>) {
+    if let Some(listener) = listener.filter(|listener| !table::is_held(listener.id)) {
+        let _ = command::ask(&listener, op::RELEASE, &[], &mut []);
+    }
+}
+
+/// Closes the listeners among a range of numbers, each as close() does.
+unsafe fn close_listeners(first: c_uint, last: c_uint) {
+    for (fd, entry) in table::entries().filter(|(fd, _)| (first..=last).contains(&(*fd as c_uint))) {
+        if listener(fd, entry).is_some() {
+            // SAFETY: a number that the application has asked to be closed.
+            unsafe { close(fd) };
+        }
+    }
 }
 
 /// Forgets what a descriptor meant before it is closed: the number may be somebody else's right after.

@@ -106,6 +106,7 @@ cases!("basic":
     messages,
     file_flags,
     duplicates,
+    an_address_is_free_once_its_listener_is_gone,
     bytes_in_flight,
     timeouts,
     bad_arguments,

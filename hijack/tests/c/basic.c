@@ -307,6 +307,35 @@ static void duplicates(void) {
     FAILS(dup(12345), EBADF);
 }
 
+enum way { CLOSE, DUP2, DUP3, CLOSE_RANGE, CLOSEFROM, WAYS };
+
+static void an_address_is_free_once_its_listener_is_gone(void) {
+    int null = open("/dev/null", O_RDWR);
+    for (int i = 0; i < 200; i++) {
+        int port, first = listener(&port), server = dup2(first, 600);
+        CHECK(server == 600);
+        /* The other copy goes first or last by turns. */
+        if (i % 2)
+            CHECK(close(first) == 0);
+        switch ((enum way)(i % WAYS)) {
+        case CLOSE: CHECK(close(server) == 0); break;
+        case DUP2: CHECK(dup2(null, server) == server); break;
+        case DUP3: CHECK(dup3(null, server, O_CLOEXEC) == server); break;
+        case CLOSE_RANGE: CHECK(close_range(server - 1, server + 1, 0) == 0); break;
+        case CLOSEFROM: closefrom(server); break;
+        case WAYS: break;
+        }
+        struct sockaddr_in sin = at("0.0.0.0", port);
+        int again = socket(AF_INET, SOCK_STREAM, 0);
+        if (i % 2 == 0) {
+            FAILS(bind(again, (struct sockaddr *)&sin, sizeof sin), EADDRINUSE);
+            CHECK(close(first) == 0);
+        }
+        CHECK(bind(again, (struct sockaddr *)&sin, sizeof sin) == 0);
+        CHECK(close(again) == 0);
+    }
+}
+
 static void bytes_in_flight(void) {
     int pair[2], count = -1;
     join_pair(pair);
@@ -461,6 +490,7 @@ int main(int argc, char **argv) {
         CASE(socket_takes_the_lowest_number), CASE(connect_and_transfer), CASE(connect_refused),
         CASE(nonblocking_connect), CASE(socket_options), CASE(names), CASE(half_close), CASE(broken_pipe),
         CASE(receive_flags), CASE(vectors), CASE(messages), CASE(file_flags), CASE(duplicates),
+        CASE(an_address_is_free_once_its_listener_is_gone),
         CASE(bytes_in_flight), CASE(timeouts), CASE(bad_arguments), CASE(sendfile_moves_a_file),
         CASE(splice_to_and_from_pipes), {0}};
     if (argc == 3 && strcmp(argv[1], "transfer") == 0)

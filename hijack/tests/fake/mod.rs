@@ -212,6 +212,7 @@ impl Engine {
             op::SET_OPTION => network.set_option(session, command),
             op::GET_OPTION => network.get_option(session, command, reply),
             op::RELAY => network.relay(session, command),
+            op::RELEASE => network.release(session, command),
             _ => -libc::EOPNOTSUPP,
         }
     }

@@ -233,6 +233,17 @@ impl Network {
         0
     }
 
+    /// The library has closed a listener and waits until this is seen.
+    pub fn release(&mut self, session: usize, command: &Command) -> i32 {
+        let place = (session, command.socket);
+        let anchor = self.socket(place).anchor.and_then(|id| self.sessions[session].anchors.get(&id));
+        if let Some(end) = anchor.map(|anchor| anchor.end.as_raw_fd()) {
+            self.anchor_ready(end);
+        }
+        self.finish(place);
+        0
+    }
+
     /// An anchor's end is readable: it was closed, or a relayed socket was written to.
     pub fn anchor_ready(&mut self, fd: RawFd) {
         for session in 0..self.sessions.len() {
