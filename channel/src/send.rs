@@ -91,16 +91,13 @@ impl<'m> SendWriter<'m> {
         Written { len: (end - start) as usize, end: outcome }
     }
 
-    /// Says that somebody waits for space, and looks once more: true when there is space now (the wish is withdrawn).
-    /// The engine notifies once a third of the buffer is free, as Linux does.
+    /// Says that somebody waits for space, and looks once more: true when there is space now. The engine notifies all who
+    /// have subscribed, once a third of the buffer is free, as Linux does. The wish stays even if there is space: it may
+    /// be another waiter's as well, and only the engine, which then wakes all of them, takes it back.
     pub fn want_space(&self) -> bool {
         self.socket.cursor.want_space.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if crate::poll::writable(self.socket.state, self.socket.cursor) {
-            self.socket.cursor.want_space.store(0, Ordering::Relaxed);
-            return true;
-        }
-        false
+        crate::poll::writable(self.socket.state, self.socket.cursor)
     }
 }
 

@@ -6,7 +6,6 @@ use core::sync::atomic::Ordering;
 use persona_channel::layout::state_bits;
 use persona_channel::memory::{ListenerIndex, SessionRef, Shard, Slot, SocketRef};
 use persona_channel::poll::{self, events};
-use persona_channel::sync::fence;
 
 use crate::attach::{self, View};
 use crate::critical::{self, Owned};
@@ -145,8 +144,7 @@ impl Handle {
         if wanted & (events::OUT | events::WRNORM) == 0 || found & events::OUT != 0 {
             return found;
         }
-        self.socket.cursor.want_space.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.socket.send_writer().want_space();
         self.poll_bits()
     }
 

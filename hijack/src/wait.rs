@@ -14,7 +14,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use persona_channel::layout::{EPOLL_SETS, WAITABLES, Waitable, state_bits};
 use persona_channel::memory::{SessionRef, WaitableId};
-use persona_channel::poll;
 use persona_channel::sync::fence;
 
 use crate::attach::{self, Trouble, View};
@@ -202,11 +201,7 @@ impl Want {
             Want::Input { beyond } => {
                 bits & state_bits::RCV_CLOSED != 0 || state.rcv_end.load(Ordering::Acquire) > beyond
             }
-            Want::Output => {
-                handle.socket.cursor.want_space.store(1, Ordering::Relaxed);
-                fence(Ordering::SeqCst);
-                bits & state_bits::SND_CLOSED != 0 || poll::writable(state, handle.socket.cursor)
-            }
+            Want::Output => bits & state_bits::SND_CLOSED != 0 || handle.socket.send_writer().want_space(),
             Want::Connection => bits & state_bits::CONNECTED != 0 || bits & state_bits::CONNECTING == 0,
             Want::Arrival => bits & state_bits::LISTENING == 0 || handle.rings().any(|ring| ring.ready()),
         }

@@ -139,21 +139,26 @@ fn loom_take_away_against_publication() {
     });
 }
 
-/// A writer that found the buffer full and the engine that frees it: one of them sees the other.
+/// Two who found the buffer full (two writers, or a writer and an epoll set) and the engine that frees it: each of them sees
+/// the space, or the engine sees that somebody waits and wakes all. What one of them finds must not hide the other's wish.
 #[test]
 fn loom_want_space() {
     check(3, || {
         let world = Arc::new(World::new(2, 2));
         assert_eq!(world.socket().send_writer().write(&[1, 2]).len, 2);
-        let application = {
-            let world = world.clone();
-            thread::spawn(move || world.socket().send_writer().want_space())
-        };
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let world = world.clone();
+                thread::spawn(move || world.socket().send_writer().want_space())
+            })
+            .collect();
         let mut reader = SendReader::new();
         reader.poll_end(&world.socket());
         let notified = reader.acknowledge(&world.socket(), 2);
-        let found = application.join().expect("the writer ends");
-        assert!(notified || found, "the writer would sleep for ever");
+        for waiter in waiters {
+            let found = waiter.join().expect("the waiter ends");
+            assert!(notified || found, "it would sleep for ever");
+        }
     });
 }
 
