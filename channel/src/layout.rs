@@ -138,6 +138,8 @@ pub mod state_bits {
     pub const RELAY: u32 = 1 << 7;
     /// `error` holds an errno that came from RST or a failed connect (EPOLLERR).
     pub const ERROR: u32 = 1 << 8;
+    /// The urgent byte was taken with MSG_OOB: nothing urgent waits (no EPOLLPRI), while its place still is `urgent`.
+    pub const URGENT_TAKEN: u32 = 1 << 9;
 }
 
 /// Cursors of the application. Written by processes of the family under the direction's ownership word.

@@ -46,10 +46,14 @@ pub fn poll_bits(
         if readable(state, cursor, inline_urgent) {
             poll |= IN | RDNORM;
         }
-        if has(state_bits::SND_CLOSED) || writable(state, cursor) {
+        // A fresh socket's buffer is empty, whatever size the engine will give it.
+        if has(state_bits::SND_CLOSED) || fresh || writable(state, cursor) {
             poll |= OUT | WRNORM;
         }
-        if state.urgent.load(Ordering::Relaxed) != 0 {
+        // Until it was taken, or the reader has passed it.
+        if state.urgent.load(Ordering::Relaxed) > cursor.rcv_read.load(Ordering::Relaxed)
+            && !has(state_bits::URGENT_TAKEN)
+        {
             poll |= PRI;
         }
     }

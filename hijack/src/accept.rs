@@ -11,7 +11,7 @@ use persona_channel::layout::state_bits;
 use crate::address::Address;
 use crate::anchors::{self, Anchored};
 use crate::export::export;
-use crate::handle::Handle;
+use crate::handle::{Handle, private_flags};
 use crate::sys::{Errno, Result, answer};
 use crate::wait::{self, Want};
 use crate::{place, real, relisten, socket};
@@ -105,6 +105,7 @@ fn claim(listener: &Handle, flags: c_int) -> Result<Option<Handle>> {
     };
     let new = listener.session.socket(accepted.slot);
     socket::begin(&new, flags);
+    new.cursor.file_flags.fetch_or(listener.flags() & private_flags::INLINE_URGENT, Ordering::Relaxed);
     let (from, to) = (listener.socket.cursor, new.cursor);
     to.receive_timeout.store(from.receive_timeout.load(Ordering::Relaxed), Ordering::Relaxed);
     to.send_timeout.store(from.send_timeout.load(Ordering::Relaxed), Ordering::Relaxed);

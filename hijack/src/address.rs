@@ -91,6 +91,11 @@ impl Address {
         self.octets[0] == 127
     }
 
+    /// Multicast and the limited broadcast, which no stream goes to.
+    pub fn is_to_many(&self) -> bool {
+        self.octets[0] & 0xf0 == 0xe0 || self.octets == [255; 4]
+    }
+
     /// Form that the policy compares.
     pub fn policy_form(&self) -> (Family, [u8; 16]) {
         let mut wide = [0; 16];

@@ -55,7 +55,8 @@ extern "C-unwind" fn connect_ours(handle: &Handle, address: &Address) -> Result<
     loop {
         match wait::block(handle, Want::Connection, deadline) {
             Ok(()) => {}
-            Err(Errno(libc::EAGAIN)) => return Err(Errno(libc::EINPROGRESS)),
+            // Whoever was told already that it is under way hears that it still is.
+            Err(Errno(libc::EAGAIN)) => return Err(Errno(if pending { libc::EALREADY } else { libc::EINPROGRESS })),
             Err(errno) => return Err(errno),
         }
         if let Some(outcome) = outcome(handle, true) {
@@ -63,6 +64,9 @@ extern "C-unwind" fn connect_ours(handle: &Handle, address: &Address) -> Result<
         }
     }
 }
+
+/// How often the engine is asked anew while it still ends an earlier attempt; once is what it takes.
+const LAST_ATTEMPT_ENDS: usize = 1000;
 
 /// Starts the handshake.
 fn begin(handle: &Handle, address: &Address) -> Result<Where> {
@@ -73,13 +77,26 @@ fn begin(handle: &Handle, address: &Address) -> Result<Where> {
     if handle.is_lost() {
         return Err(Errno(libc::ENETDOWN));
     }
+    if address.is_to_many() {
+        return Err(Errno(libc::ENETUNREACH));
+    }
     if let Some(code) = host::decide(handle, Side::Remote, address) {
         host::swap(handle, code, address)?;
         return Ok(Where::Host);
     }
     // A destination of 0.0.0.0 is this host, which decide() has sent there; an old error is no news of this attempt.
     handle.take_error();
-    command::ask(handle, op::CONNECT, &address.arguments(), &mut [])?;
+    let ask = || command::ask(handle, op::CONNECT, &address.arguments(), &mut []);
+    let mut asked = ask();
+    for _ in 0..LAST_ATTEMPT_ENDS {
+        match asked {
+            // The engine has not come to the end of the attempt that was given up.
+            Err(Errno(libc::EALREADY)) if handle.is_disconnected() => asked = ask(),
+            _ => break,
+        }
+    }
+    asked?;
+    handle.set_flag(private_flags::DISCONNECTED, false);
     handle.set_flag(private_flags::CONNECT_PENDING, true);
     Ok(Where::Engine)
 }
@@ -90,17 +107,26 @@ fn outcome(handle: &Handle, told: bool) -> Option<Result<Where>> {
     if (bits & state_bits::ERROR != 0 || handle.is_lost())
         && let Some(errno) = handle.take_error()
     {
-        handle.set_flag(private_flags::CONNECT_PENDING, false);
-        return Some(Err(errno));
+        return Some(failed(handle, errno));
     }
     if bits & state_bits::CONNECTED != 0 {
         handle.set_flag(private_flags::CONNECT_PENDING, false);
         return Some(Ok(Where::Engine));
     }
     if told && bits & state_bits::CONNECTING == 0 {
-        // The attempt has failed and SO_ERROR was asked for already.
-        handle.set_flag(private_flags::CONNECT_PENDING, false);
-        return Some(Err(Errno(libc::ECONNABORTED)));
+        // Given up by shutdown(), or it has failed and SO_ERROR was asked for already.
+        return Some(failed(handle, handle.take_error().unwrap_or(Errno(libc::ECONNABORTED))));
     }
     None
+}
+
+/// The caller hears that the attempt has failed, and the socket is as before it.
+fn failed(handle: &Handle, errno: Errno) -> Result<Where> {
+    if handle.has(state_bits::CONNECTING) {
+        // What a router said is final for Linux, while the engine would go on trying.
+        let _ = command::ask(handle, op::SHUTDOWN, &[libc::SHUT_RDWR as u64], &mut []);
+    }
+    handle.set_flag(private_flags::DISCONNECTED, !handle.is_lost());
+    handle.set_flag(private_flags::CONNECT_PENDING, false);
+    Err(errno)
 }

@@ -227,7 +227,7 @@ unsafe fn control(handle: &Handle, request: c_ulong, argument: usize) -> Result<
             handle.set_flag(libc::O_NONBLOCK as u32, on);
             Ok(0)
         }
-        libc::FIONREAD if handle.has(state_bits::LISTENING) => Err(Errno(libc::EINVAL)),
+        libc::FIONREAD | libc::TIOCOUTQ if handle.has(state_bits::LISTENING) => Err(Errno(libc::EINVAL)),
         libc::FIONREAD => number(stream_io::readable_bytes(handle)),
         libc::TIOCOUTQ => number(stream_io::unacknowledged_bytes(handle)),
         SIOCATMARK => number(usize::from(is_at_mark(handle))),

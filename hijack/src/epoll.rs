@@ -361,6 +361,12 @@ const MOST_NESTED: u32 = 4;
 /// its doorbell rings, and if members of ours are ready already the descriptor is made readable.
 pub fn arm(set: &'static Set, epfd: c_int, depth: u32) {
     for part in set.parts() {
+        // What woke an earlier wait is no news any more: the descriptor would stay readable for nothing.
+        if !part.has_ready(epfd) {
+            part.drain(epfd);
+            epoll_set::unpoke(epfd);
+        }
+        // Whom that byte was meant for is woken anew: the news is still listed.
         let idle = part.waitable().enter();
         if !idle && part.has_ready(epfd) {
             epoll_set::poke(epfd);

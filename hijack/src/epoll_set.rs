@@ -471,6 +471,13 @@ pub fn poke(epfd: c_int) {
     }
 }
 
+/// Takes back a poke that woke nobody.
+pub fn unpoke(epfd: c_int) {
+    if let Ok(fd) = poke_fd() {
+        let _ = sys::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, fd, libc::EPOLLONESHOT as u32, POKE);
+    }
+}
+
 /// An eventfd that is always readable.
 fn poke_fd() -> Result<c_int> {
     match POKE_FD.load(Ordering::Acquire) {

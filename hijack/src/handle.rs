@@ -19,7 +19,11 @@ pub mod private_flags {
     pub const INLINE_URGENT: u32 = 1 << 31;
     /// connect() has said EINPROGRESS; the next one tells the outcome.
     pub const CONNECT_PENDING: u32 = 1 << 30;
-    pub const ALL: u32 = INLINE_URGENT | CONNECT_PENDING;
+    /// connect() has told that the attempt failed, or shutdown() has given it up: as if there had been none.
+    pub const DISCONNECTED: u32 = 1 << 29;
+    /// bind() has named an address, which outlives failed attempts.
+    pub const ADDRESS_BOUND: u32 = 1 << 28;
+    pub const ALL: u32 = INLINE_URGENT | CONNECT_PENDING | DISCONNECTED | ADDRESS_BOUND;
 }
 
 #[derive(Clone, Copy)]
@@ -53,10 +57,21 @@ impl Handle {
         Some(Handle { fd, id, view, session, socket })
     }
 
-    /// State bits as the engine last published them.
+    /// State bits as the engine last published them, without what a failed attempt to connect has left there once that was
+    /// told.
     #[inline]
     pub fn bits(&self) -> u32 {
-        self.socket.state.bits.load(Ordering::Acquire)
+        let bits = self.socket.state.bits.load(Ordering::Acquire);
+        if bits & ATTEMPT != 0 && self.is_disconnected() {
+            let error = self.socket.state.error.load(Ordering::Acquire) != 0;
+            return bits & !ATTEMPT | if error { state_bits::ERROR } else { 0 };
+        }
+        bits
+    }
+
+    /// True between an attempt to connect that is known to have failed and the next one.
+    pub fn is_disconnected(&self) -> bool {
+        self.flags() & private_flags::DISCONNECTED != 0
     }
 
     pub fn has(&self, bit: u32) -> bool {
@@ -134,6 +149,10 @@ impl Handle {
                 | events::ERR;
         }
         let (state, cursor) = (self.socket.state, self.socket.cursor);
+        if self.is_disconnected() {
+            let error = if state.error.load(Ordering::Acquire) != 0 { events::ERR } else { 0 };
+            return events::OUT | events::WRNORM | events::HUP | error;
+        }
         poll::poll_bits(state, cursor, self.has_inline_urgent(), || self.rings().any(|ring| ring.ready()))
     }
 
@@ -181,6 +200,14 @@ impl Handle {
         self.take_error().map_or(Ok(()), Err)
     }
 }
+
+/// Bits that speak of an attempt to connect and its end.
+const ATTEMPT: u32 = state_bits::CONNECTING
+    | state_bits::CONNECTED
+    | state_bits::ENDED
+    | state_bits::ERROR
+    | state_bits::RCV_CLOSED
+    | state_bits::SND_CLOSED;
 
 const FIRST_SHARD: Shard = match Shard::new(0) {
     Some(shard) => shard,

@@ -69,6 +69,7 @@ pub fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<(
             integer(value)?;
             command::post(handle, op::SET_OPTION, &arguments(level, name, value))?;
         }
+        (libc::IPPROTO_TCP, _) if value.is_empty() => return Err(Errno(libc::EINVAL)),
         _ if value.len() > LONGEST_VALUE => return Err(Errno(libc::ENOPROTOOPT)),
         _ => {
             command::ask(handle, op::SET_OPTION, &arguments(level, name, value), &mut [])?;
@@ -119,14 +120,23 @@ fn get(handle: &Handle, level: c_int, name: c_int, room: usize, bytes: &mut [u8;
             return put_time(bytes, cursor.receive_timeout.load(Ordering::Acquire));
         }
         (libc::SOL_SOCKET, libc::SO_SNDTIMEO) => return put_time(bytes, cursor.send_timeout.load(Ordering::Acquire)),
-        _ => {
-            let words = [level as u64, name as u64, room as u64];
-            let length = command::ask(handle, op::GET_OPTION, &words, bytes)?;
-            return Ok((length as usize).min(room));
+        (libc::IPPROTO_IP, _) => {
+            let length = ask_for(handle, level, name, room.max(size_of::<c_int>()), bytes)?;
+            // As ip(7): a number that fits a byte, in room that is too small for an int, is a byte.
+            let is_byte = bytes[..size_of::<c_int>()] == [bytes[0], 0, 0, 0] && cfg!(target_endian = "little");
+            return Ok(if room < size_of::<c_int>() && is_byte { length.min(room).min(1) } else { length.min(room) });
         }
+        (libc::SOL_SOCKET | libc::IPPROTO_TCP, _) => return ask_for(handle, level, name, room, bytes),
+        _ => return Err(Errno(libc::EOPNOTSUPP)),
     };
     bytes[..size_of::<c_int>()].copy_from_slice(&number.to_ne_bytes());
     Ok(size_of::<c_int>())
+}
+
+fn ask_for(handle: &Handle, level: c_int, name: c_int, room: usize, bytes: &mut [u8; REPLY_SIZE]) -> Result<usize> {
+    let words = [level as u64, name as u64, room as u64];
+    let length = command::ask(handle, op::GET_OPTION, &words, bytes)?;
+    Ok((length as usize).min(room))
 }
 
 fn put_time(bytes: &mut [u8; REPLY_SIZE], milliseconds: u32) -> Result<usize> {

@@ -12,7 +12,7 @@ use persona_channel::policy::Side;
 use crate::address::Address;
 use crate::attach::{self, Trouble, View};
 use crate::export::export;
-use crate::handle::Handle;
+use crate::handle::{Handle, private_flags};
 use crate::sys::{self, Errno, Result, answer};
 use crate::table::{self, Entry, SocketId};
 use crate::{anchors, command, host, identity, options, real, report};
@@ -59,13 +59,7 @@ export! {
         if !(libc::SHUT_RD..=libc::SHUT_RDWR).contains(&how) {
             return answer::<()>(Err(Errno(libc::EINVAL)));
         }
-        if handle.bits() & (state_bits::CONNECTED | state_bits::CONNECTING | state_bits::LISTENING) == 0 {
-            return answer::<()>(Err(Errno(libc::ENOTCONN)));
-        }
-        if handle.has(state_bits::LISTENING) && how != libc::SHUT_WR {
-            options::forget_station(&handle);
-        }
-        answer(command::ask(&handle, op::SHUTDOWN, &[how as u64], &mut []).map(drop))
+        answer(shutdown_ours(&handle, how))
     }
 
     fn getsockname(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
@@ -75,7 +69,7 @@ export! {
         if address.is_null() || length.is_null() {
             return answer::<()>(Err(Errno(libc::EFAULT)));
         }
-        Address::local(handle.socket.address).write(address, length);
+        local_address(&handle).write(address, length);
         0
     }
 
@@ -189,6 +183,45 @@ pub fn listen_ours(handle: &Handle, backlog: u32) -> Result<()> {
     Ok(())
 }
 
+fn shutdown_ours(handle: &Handle, how: c_int) -> Result<()> {
+    let bits = handle.bits();
+    if bits & (state_bits::CONNECTED | state_bits::CONNECTING | state_bits::LISTENING) == 0 {
+        return Err(Errno(libc::ENOTCONN));
+    }
+    if bits & state_bits::LISTENING != 0 {
+        if how == libc::SHUT_WR {
+            // Nothing is written there.
+            return Ok(());
+        }
+        options::forget_station(handle);
+    }
+    let ask = || command::ask(handle, op::SHUTDOWN, &[how as u64], &mut []).map(drop);
+    if bits & state_bits::CONNECTED != 0 || bits & state_bits::CONNECTING == 0 {
+        return ask();
+    }
+    // The attempt is given up. Whoever waits for it is woken by the engine and has to find the reason by then.
+    let error = &handle.socket.state.error;
+    let _ = error.compare_exchange(0, libc::ECONNRESET, Ordering::AcqRel, Ordering::Relaxed);
+    let asked = ask();
+    if asked.is_err() || handle.has(state_bits::CONNECTED) {
+        // It has just succeeded, and this was the shutdown of a connection.
+        let _ = error.compare_exchange(libc::ECONNRESET, 0, Ordering::AcqRel, Ordering::Relaxed);
+    } else {
+        handle.set_flag(private_flags::DISCONNECTED, true);
+        handle.set_flag(private_flags::CONNECT_PENDING, false);
+    }
+    asked
+}
+
+/// What getsockname() says: a failed attempt to connect leaves the port and, unless bind() named it, no address.
+fn local_address(handle: &Handle) -> Address {
+    let mut local = Address::local(handle.socket.address);
+    if handle.is_disconnected() && handle.flags() & private_flags::ADDRESS_BOUND == 0 {
+        local.octets = Address::ANY.octets;
+    }
+    local
+}
+
 /// Where a call is to be made.
 pub enum Where {
     Engine,
@@ -206,6 +239,7 @@ unsafe fn bind_ours(handle: &Handle, address: *const sockaddr, length: socklen_t
         }
         None => {
             command::ask(handle, op::BIND, &address.arguments(), &mut [])?;
+            handle.set_flag(private_flags::ADDRESS_BOUND, address.octets != Address::ANY.octets);
             Ok(Where::Engine)
         }
     }

@@ -35,11 +35,17 @@ pub extern "C-unwind" fn send(handle: &Handle, pieces: Pieces, flags: c_int) -> 
         command::ask(handle, op::SEND_URGENT, &[end], &mut [])?;
     }
     loop {
+        if done > 0 && (handle.has(state_bits::ERROR) || handle.is_lost()) {
+            // The error is the next call's.
+            return Ok(Outcome::Bytes(done));
+        }
+        let mut connecting = false;
         match send_some(handle, &pieces, done) {
             Ok(Step::Relayed) if done == 0 => return Ok(Outcome::Relayed),
             Ok(Step::Relayed) => return Ok(Outcome::Bytes(done)),
             Ok(Step::Moved(bytes)) => done += bytes,
             Ok(Step::Nothing) => {}
+            Ok(Step::Connecting) => connecting = true,
             Err(_) if done > 0 => return Ok(Outcome::Bytes(done)),
             Err(Errno(libc::EPIPE)) => {
                 if flags & libc::MSG_NOSIGNAL == 0 {
@@ -49,7 +55,7 @@ pub extern "C-unwind" fn send(handle: &Handle, pieces: Pieces, flags: c_int) -> 
             }
             Err(errno) => return Err(errno),
         }
-        if done >= pieces.total() {
+        if done >= pieces.total() && !connecting {
             return Ok(Outcome::Bytes(done));
         }
         if nonblocking {
@@ -58,7 +64,7 @@ pub extern "C-unwind" fn send(handle: &Handle, pieces: Pieces, flags: c_int) -> 
         if deadline.is_none() {
             deadline = wait::deadline(handle.socket.cursor.send_timeout.load(Ordering::Relaxed));
         }
-        let want = if handle.has(state_bits::CONNECTED) { Want::Output } else { Want::Connection };
+        let want = if connecting { Want::Connection } else { Want::Output };
         match wait::block(handle, want, deadline) {
             Ok(()) => {}
             Err(_) if done > 0 => return Ok(Outcome::Bytes(done)),
@@ -70,6 +76,8 @@ pub extern "C-unwind" fn send(handle: &Handle, pieces: Pieces, flags: c_int) -> 
 enum Step {
     Moved(usize),
     Nothing,
+    /// The handshake is under way: everything waits for its end, even nothing.
+    Connecting,
     Relayed,
 }
 
@@ -87,7 +95,7 @@ fn send_some(handle: &Handle, pieces: &Pieces, done: usize) -> Result<Step> {
     }
     if bits & state_bits::CONNECTED == 0 {
         // Linux: data waits for the end of the handshake, on any other unconnected socket it is a broken pipe.
-        return if bits & state_bits::CONNECTING != 0 { Ok(Step::Nothing) } else { Err(Errno(libc::EPIPE)) };
+        return if bits & state_bits::CONNECTING != 0 { Ok(Step::Connecting) } else { Err(Errno(libc::EPIPE)) };
     }
     let written = {
         let _owned = handle.own_send();
@@ -219,6 +227,9 @@ fn before_urgent(handle: &Handle, peek: bool) -> Option<usize> {
 }
 
 fn receive_urgent(handle: &Handle, pieces: &Pieces, flags: c_int) -> Result<Outcome> {
+    if handle.has(state_bits::LISTENING) {
+        return Err(Errno(libc::ENOTCONN));
+    }
     if handle.has_inline_urgent() || handle.socket.state.urgent.load(Ordering::Acquire) == 0 {
         return Err(Errno(libc::EINVAL));
     }

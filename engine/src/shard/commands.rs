@@ -106,7 +106,7 @@ impl Shard<'_> {
             op::SET_OPTION => self.set_option(key, args),
             op::GET_OPTION => self.get_option(key, args),
             op::RELAY => self.enter_relay(key).into(),
-            op::URGENT => self.read_urgent(key),
+            op::URGENT => self.read_urgent(key, args[0] != 0),
             op::SEND_URGENT => self.send_urgent(key, args[0]).into(),
             op::RELEASE => self.release(key, origin),
             _ => Outcome::Done(-libc::ENOSYS),
@@ -290,7 +290,8 @@ impl Shard<'_> {
         Outcome::Done(0)
     }
 
-    fn read_urgent(&mut self, key: SlotKey) -> Outcome {
+    /// `peek`: the byte stays to be taken.
+    fn read_urgent(&mut self, key: SlotKey, peek: bool) -> Outcome {
         let Some((record, socket)) = self.host.sessions.socket(owner_of(key.session, key.slot)) else {
             return Outcome::Done(-libc::EBADF);
         };
@@ -305,7 +306,10 @@ impl Shard<'_> {
         let mut byte = 0u8;
         // SAFETY: one byte at `byte` is writable.
         unsafe { socket.pool.load(span.chunk, span.at, &raw mut byte, 1) };
-        record.urgent_taken = true;
+        if !peek {
+            record.urgent_taken = true;
+            set_bits(&socket, state_bits::URGENT_TAKEN);
+        }
         Outcome::Done(byte.into())
     }
 

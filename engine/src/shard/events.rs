@@ -68,6 +68,7 @@ impl Shard<'_> {
             if record.urgent != Some(end) {
                 record.urgent = Some(end);
                 record.urgent_taken = false;
+                record::change_bits(&socket, 0, state_bits::URGENT_TAKEN);
             }
             socket.state.urgent.store(end, Ordering::Release);
             input = true;

@@ -135,7 +135,10 @@ impl Shard<'_> {
         let Phase::Listening(listener) = record.phase else { return };
         record.phase = Phase::Idle;
         change_bits(&socket, 0, state_bits::LISTENING);
+        socket.state.make_edges(true, false);
         self.links.send_control(ControlMessage::Unlisten { key, listener });
+        // A thread may be blocked in accept().
+        self.tell(owner_of(key.session, key.slot));
     }
 
     /// Stops listening on this shard. Connections that nobody accepted are reset.
