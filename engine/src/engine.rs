@@ -31,7 +31,17 @@ pub struct Engine;
 
 impl Charge for Engine {
     fn run(&self, surroundings: &Surroundings<'_>) -> Result<()> {
-        run(surroundings)
+        run(surroundings).map_err(|error| {
+            // Whatever step it was: one remedy.
+            let out_of_descriptors = format!("(os error {})", libc::EMFILE);
+            match format!("{error:#}") {
+                sentence if sentence.contains(&out_of_descriptors) => anyhow!(
+                    "{sentence}: {} open descriptors are too few, raise RLIMIT_NOFILE (LimitNOFILE= of the service)",
+                    steering::descriptor_limit()
+                ),
+                _ => error,
+            }
+        })
     }
 
     fn hold(&self, ledger: &Ledger, deadline: Duration) {

@@ -118,10 +118,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger that covers as many descriptors as this process may ever open.
+    /// An empty ledger that covers as many descriptors as this process may ever open, and those that it has.
     pub fn create() -> io::Result<Ledger> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        let capacity = limit.maximum.unwrap_or(CAPACITY_MAX).min(CAPACITY_MAX) as usize;
+        // What was open before the limit was lowered has a greater number.
+        let inherited = open_descriptors().last().map_or(0, |&last| last as u64 + 1);
+        let capacity = limit.maximum.unwrap_or(CAPACITY_MAX).min(CAPACITY_MAX).max(inherited) as usize;
         let bytes = (capacity * WORDS + 1) * size_of::<u64>();
         let fd = rustix::fs::memfd_create("persona-ledger", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, bytes as u64)?;

@@ -247,6 +247,36 @@ fn a_session_out_of_sockets_says_so_and_serves_again_when_they_are_closed() {
 }
 
 #[test]
+fn few_descriptors_leave_fewer_ports_of_a_shared_address_and_say_so() {
+    const CONNECT: &str =
+        "import socket;c=socket.create_connection(('10.9.0.1',8600));c.sendall(b'ping');print(c.recv(4))";
+    const SERVE: &str = "import socket;s=socket.create_server(('10.9.0.1',8600));c=s.accept()[0];c.sendall(c.recv(4))";
+    let topology = Topology::new(Link { shared: true, ..Link::default() }).unwrap();
+    let attempt = Attempt::new(&topology, &["prlimit", "--nofile=400:400"], &one("xdp", &topology));
+    let words = attempt.words();
+    assert!(attempt.output.status.success(), "{words}");
+    let directory = attempt.directory.path().join("run");
+    let log = std::fs::read_to_string(directory.join("default/log")).unwrap();
+    let warning = log.lines().find(|line| line.contains("RLIMIT_NOFILE")).unwrap_or_else(|| panic!("{log}"));
+    assert!(warning.contains("100 ports of each shared address"), "{warning}");
+    // And it serves.
+    let server = topology.spawn(Side::Peer, &["python3", "-c", SERVE]).unwrap();
+    topology.wait_for_peer_listener(8600).unwrap();
+    let mut command = topology.command(Side::Host, &[]);
+    let persona = persona_tests::binary("persona").display().to_string();
+    command.args([&persona, "run", "--strict", "--", "python3", "-c", CONNECT]).env("PERSONA_RUN_DIR", &directory);
+    let client = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&client.stdout), "b'ping'\n", "{}", String::from_utf8_lossy(&client.stderr));
+    server.finish(20).unwrap();
+    drop(attempt);
+
+    // None at all: a sentence.
+    let sentence = Attempt::new(&topology, &["prlimit", "--nofile=20:20"], &one("xdp", &topology)).refused();
+    assert!(sentence.contains("descriptors") && sentence.contains("RLIMIT_NOFILE"), "{sentence}");
+    assert!(!xdp_attached(&topology));
+}
+
+#[test]
 fn an_address_that_the_host_gets_later_is_shared_as_well() {
     const SERVE: &str = "import socket;s=socket.create_server(('10.9.0.4',8500));c=s.accept()[0];c.sendall(c.recv(4))";
     const ASK: &str = "import socket;c=socket.create_connection(('10.9.0.4',8500));c.sendall(b'ping');print(c.recv(4))";

@@ -15,7 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// Ports for the connections that we open from a shared address, per address. Each serves many remote addresses.
+/// Ports for the connections that we open from a shared address, per address. Each serves many remote addresses, and costs a
+/// descriptor.
 const EPHEMERAL: usize = 1_024;
 
 /// What one interface contributes.
@@ -63,14 +64,23 @@ impl<'a> Steering<'a> {
         shared.flat_map(Steered::addresses).collect()
     }
 
-    /// The same ports on every shared address.
+    /// The same ports on every shared address: as many as we want, and no more than a quarter of the descriptors takes.
     fn reserve_ephemeral(&self) -> Result<Arc<[u16]>> {
         let mut ports = Vec::new();
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..EPHEMERAL {
+        let addresses = self.shared_addresses();
+        let limit = descriptor_limit();
+        let wanted = EPHEMERAL.min(limit / 4 / addresses.len().max(1));
+        if wanted < EPHEMERAL {
+            tracing::warn!(
+                "{limit} open descriptors leave {wanted} ports of each shared address for connections, instead of \
+                 {EPHEMERAL}: raise RLIMIT_NOFILE (LimitNOFILE= of the service)"
+            );
+        }
+        for _ in 0..wanted {
             let mut kept = Vec::new();
             let mut port = 0;
-            for address in self.shared_addresses() {
+            for &address in &addresses {
                 match crate::host::reserve(SocketAddr::new(address, port)) {
                     Ok(reservation) => {
                         port = reservation.local().port();
@@ -267,6 +277,12 @@ impl Hooks for Steering<'_> {
             })
             .collect()
     }
+}
+
+/// How many descriptors keeper and engine may have open.
+pub fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.map_or(usize::MAX, |limit| limit as usize)
 }
 
 /// Sockets that a predecessor kept for ports: its connections are gone, and so is what they were for.
