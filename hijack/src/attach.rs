@@ -143,7 +143,8 @@ impl View {
             }
             other => {
                 descriptors.close();
-                Err(refusal(other, libc::ENOBUFS))
+                // A session that is open is refused nothing but what there is too little of.
+                Err(Trouble { reason: reason::NO_MEMORY, ..refusal(other, libc::ENOBUFS) })
             }
         }
     }

@@ -247,6 +247,60 @@ fn a_session_out_of_sockets_says_so_and_serves_again_when_they_are_closed() {
 }
 
 #[test]
+fn an_engine_out_of_descriptors_refuses_with_a_sentence_and_serves_again_when_there_are_some() {
+    // Takes what there is, holds it until its standard input ends, and counts what it gets then.
+    const GREEDY: &str = "import socket,errno,sys,time\n\
+        def fill():\n\
+        \x20all=[]\n\
+        \x20try:\n\
+        \x20 while len(all)<2000: all.append(socket.socket())\n\
+        \x20except OSError as e: return all,errno.errorcode[e.errno]\n\
+        all,first=fill(); print(first,flush=True); sys.stdin.readline()\n\
+        for s in all: s.close()\n\
+        for turn in range(200):\n\
+        \x20again,error=fill()\n\
+        \x20if len(again)>=len(all)-32>50: print(error,'again'); break\n\
+        \x20for s in again: s.close()\n\
+        \x20time.sleep(0.025)";
+    const BIND: &str = "import socket;socket.create_server(('10.9.0.2',8700));print('bound')";
+    let topology = Topology::new(Link::default()).unwrap();
+    let attempt = Attempt::new(&topology, &["prlimit", "--nofile=400:400"], &one("xdp", &topology));
+    assert!(attempt.output.status.success(), "{}", attempt.words());
+    let directory = attempt.directory.path().join("run");
+    let persona = persona_tests::binary("persona").display().to_string();
+    let run = |program: &str| {
+        let words = [&persona, "run", "--strict", "--", "python3", "-c", program];
+        let mut command = topology.command(Side::Host, &words);
+        command.env("PERSONA_RUN_DIR", &directory);
+        command
+    };
+    let open = || {
+        let keeper = std::fs::read_to_string(directory.join("default/keeper.pid")).unwrap();
+        std::fs::read_dir(format!("/proc/{}/fd", keeper.trim())).unwrap().count()
+    };
+    let before = open();
+    let mut greedy = run(GREEDY).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(greedy.stdout.take().unwrap()));
+    assert_eq!(lines.next().unwrap().unwrap(), "ENOBUFS");
+    // Another program is told at once, and in a sentence; so is the command.
+    for _ in 0..2 {
+        let refused = run(BIND).output().unwrap();
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        let sentence = words.lines().find(|line| line.starts_with("persona: ")).unwrap_or_default();
+        assert!(sentence.contains("RLIMIT_NOFILE") && !refused.status.success(), "{words}");
+    }
+    let info = topology.command(Side::Host, &[&persona, "info"]).env("PERSONA_RUN_DIR", &directory).output().unwrap();
+    assert!(info.status.success() || String::from_utf8_lossy(&info.stderr).contains("RLIMIT_NOFILE"), "{info:?}");
+    std::io::Write::write_all(greedy.stdin.as_mut().unwrap(), b"\n").unwrap();
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(rest, ["ENOBUFS again"]);
+    assert!(greedy.wait().unwrap().success());
+    wait_until(|| open() == before);
+    let bound = run(BIND).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&bound.stdout), "bound\n", "{}", String::from_utf8_lossy(&bound.stderr));
+}
+
+#[test]
 fn few_descriptors_leave_fewer_ports_of_a_shared_address_and_say_so() {
     const CONNECT: &str =
         "import socket;c=socket.create_connection(('10.9.0.1',8600));c.sendall(b'ping');print(c.recv(4))";

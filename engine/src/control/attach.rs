@@ -185,8 +185,12 @@ impl Control<'_> {
             program: hello.program().to_owned(),
         };
         let place = free as u64 | if peer.may_bind_reserved { MAY_BIND_RESERVED } else { 0 };
-        let session = Session::new(free as u32, token, peer, &options)
-            .map_err(|error| refusal(format_args!("the engine cannot make a session: {error:#}")))?;
+        let session = Session::new(free as u32, token, peer, &options).map_err(|error| match error.downcast_ref() {
+            Some(&rustix::io::Errno::MFILE | &rustix::io::Errno::NFILE) => {
+                refusal(format_args!("{}", super::OUT_OF_DESCRIPTORS))
+            }
+            _ => refusal(format_args!("the engine cannot make a session: {error:#}")),
+        })?;
         if let Err(error) = self.ledger.record(Kind::SessionMemory, place, token[0], session.descriptor(), token[1]) {
             return Err(refusal(format_args!("the engine cannot record the session: {error}")));
         }

@@ -22,11 +22,13 @@ use crate::message::{ControlMessage, ShardMessage};
 use crate::session::Session;
 use crate::session::estate::Estate;
 use anyhow::{Context, Result};
+use persona_channel::attach::{LARGEST_MESSAGE, Refusal};
 use persona_stack::PortId;
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use zerocopy::IntoBytes;
 
 /// What the control thread is made of.
 pub struct Parts<'a> {
@@ -96,7 +98,12 @@ pub struct Control<'a> {
     pub(crate) started: std::time::Instant,
     stopped: usize,
     stopping: bool,
+    spare: Option<OwnedFd>,
 }
+
+/// What somebody hears for whom the engine has no descriptor left.
+pub(crate) const OUT_OF_DESCRIPTORS: &str =
+    "the engine has no descriptor left: raise its RLIMIT_NOFILE (LimitNOFILE= of the service) or close sockets";
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +192,7 @@ impl<'a> Control<'a> {
             started: std::time::Instant::now(),
             stopped: 0,
             stopping: false,
+            spare: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok(),
         })
     }
 
@@ -302,29 +310,62 @@ impl<'a> Control<'a> {
         self.sessions.get_mut(session as usize)?.as_mut()
     }
 
-    fn accept(&mut self, listener: impl Fn(&Self) -> BorrowedFd<'_>) -> Option<OwnedFd> {
+    /// A connection, and whether it can stay: one that came when no descriptor was left takes the spare one, to be told so.
+    fn accept(&mut self, listener: impl Fn(&Self) -> BorrowedFd<'_>) -> Option<(OwnedFd, bool)> {
         let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
         match rustix::net::accept_with(listener(self), flags) {
-            Ok(socket) => Some(socket),
+            Ok(socket) => Some((socket, true)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => None,
             Err(error) => {
                 tracing::error!("a connection to the engine cannot be accepted: {error}");
-                // Out of descriptors: the connection stays pending, and a pause keeps this thread from spinning.
-                std::thread::sleep(std::time::Duration::from_millis(10));
-                None
+                let had_spare = self.spare.take().is_some();
+                let socket = rustix::net::accept_with(listener(self), flags);
+                if !had_spare || socket.is_err() {
+                    // It stays pending, and a pause keeps this thread from spinning.
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                socket.ok().map(|socket| (socket, false))
             }
         }
     }
 
     fn accept_process(&mut self) {
-        if let Some(socket) = self.accept(|control| control.session_socket.as_fd()) {
-            self.greet(socket);
+        match self.accept(|control| control.session_socket.as_fd()) {
+            Some((socket, true)) => self.greet(socket),
+            Some((socket, false)) => {
+                let refusal = Refusal::new(format_args!("{OUT_OF_DESCRIPTORS}"));
+                self.turn_away(socket, refusal.as_bytes());
+            }
+            None => {}
         }
+        self.keep_spare();
     }
 
     fn accept_administrator(&mut self) {
-        if let Some(socket) = self.accept(|control| control.admin_socket.as_fd()) {
-            self.admit(socket);
+        match self.accept(|control| control.admin_socket.as_fd()) {
+            Some((socket, true)) => self.admit(socket),
+            Some((socket, false)) => {
+                let reply = serde_json::json!({ "error": OUT_OF_DESCRIPTORS }).to_string() + "\n";
+                self.turn_away(socket, reply.as_bytes());
+            }
+            None => {}
+        }
+        self.keep_spare();
+    }
+
+    /// The last words to somebody who cannot stay.
+    fn turn_away(&mut self, socket: OwnedFd, words: &[u8]) {
+        let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+        // Who does not hear them sees the end.
+        let _ = rustix::net::send(&socket, words, flags);
+        // What was said to us is read, or the end would take the words away with it.
+        let _ = rustix::net::recv(&socket, &mut [0u8; LARGEST_MESSAGE][..], rustix::net::RecvFlags::DONTWAIT);
+    }
+
+    /// A descriptor that is used for nothing but to be given up.
+    fn keep_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok();
         }
     }
 
