@@ -56,8 +56,11 @@ fn super_segments_leave_in_order_and_summed() {
         for qdisc_bypass in [true, false] {
             let params = Params { qdisc_bypass, filter: None, interface: params.interface.clone(), ..params };
             let mut port = open(&params);
-            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", 1460, 65_000);
-            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", 1460, 1461);
+            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", 1460, &[65_000]);
+            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", 1460, &[1461]);
+            // Some of them past the ring.
+            let mixed = [700, 40_000, 1_461, 300, 65_000, 16_384, 800];
+            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", 1460, &mixed);
             all_slots_return(&mut port);
         }
     });

@@ -79,8 +79,8 @@ fn icmp_and_udp_pass() {
 #[test]
 fn super_segments_leave_in_order_and_summed() {
     each_kind(1500, |port, _| {
-        exchange::super_segments_arrive_as_one_stream(port, "peer", 1460, 65_000);
-        exchange::super_segments_arrive_as_one_stream(port, "peer", 1460, 1461);
+        exchange::super_segments_arrive_as_one_stream(port, "peer", 1460, &[65_000]);
+        exchange::super_segments_arrive_as_one_stream(port, "peer", 1460, &[1461]);
     });
 }
 

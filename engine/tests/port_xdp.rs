@@ -126,8 +126,8 @@ fn super_segments_are_cut_and_summed<P: AfXdp>() {
             let params = Params { checksum_offload, ..Params::new("ours", 0) };
             let (mut port, _program) = open::<P>(&params, Attach::Driver);
             let mss = mtu as u16 - 40;
-            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", mss, 65_000);
-            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", mss, usize::from(mss) + 1);
+            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", mss, &[65_000]);
+            exchange::super_segments_arrive_as_one_stream(&mut port, "peer", mss, &[usize::from(mss) + 1]);
             all_frames_return(&mut port);
         });
     }
@@ -190,7 +190,7 @@ fn a_successor_goes_on_where_the_port_stopped() {
         for _round in 0..5 {
             exchange::carries_frames_of_each_size(&mut port, "peer", &[60, 100, 200, 300, 400, 500, 600, 1514]);
         }
-        exchange::super_segments_arrive_as_one_stream(&mut port, "peer", 1460, 60 * 1460);
+        exchange::super_segments_arrive_as_one_stream(&mut port, "peer", 1460, &[60 * 1460]);
         all_frames_return(&mut port);
     });
 }

@@ -55,8 +55,8 @@ pub trait Port: Send {
     /// `sink` returns. Returns how many were taken. Makes no syscall unless the ring demands a wake-up.
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(RxFrame<'_>)) -> usize;
 
-    /// Copies the frame into the transmit ring, cut and summed as far as the device does not. Makes no syscall.
-    /// All of it is taken or nothing ([`Full`]).
+    /// Copies the frame into the transmit ring, cut and summed as far as the device does not. Makes no syscall, but
+    /// where one for a whole super-segment saves a copy of it. All of it is taken or nothing ([`Full`]).
     fn transmit(&mut self, frame: &TxFrame<'_>) -> Result<(), Full>;
 
     /// Kicks the kernel once for what was queued since the last flush and takes back completed frames. Never blocks.

@@ -121,11 +121,37 @@ pub fn speaks_icmp_and_udp(port: &mut dyn Port) {
     assert!(answer.checksum != RxChecksum::Unverified || checksum_holds(&answer.frame));
 }
 
-/// A super-segment as an AF_PACKET reader at the other end sees it: cut, or whole where the device cuts.
-pub fn super_segments_arrive_as_one_stream(port: &mut dyn Port, peer: &str, mss: u16, payload: usize) {
+/// Super-segments, queued one after the other and kicked once, as an AF_PACKET reader at the other end sees them: cut,
+/// or whole where the device cuts. `payloads`: bytes of each.
+pub fn super_segments_arrive_as_one_stream(port: &mut dyn Port, peer: &str, mss: u16, payloads: &[usize]) {
     let socket = PacketSocket::open(peer);
-    let payload = pattern(payload);
+    let sent = pattern(payloads.iter().sum());
+    let mut ends = Vec::new();
+    for &len in payloads {
+        let start = ends.last().copied().unwrap_or(0);
+        queue_super_segment(port, start as u32, &sent[start..start + len], mss);
+        ends.push(start + len);
+    }
+    port.flush().unwrap();
+    let mut stream = vec![0u8; 0];
+    while stream.len() < sent.len() {
+        let seen = socket
+            .expect(|frame| Layout::of_ethernet(frame).is_some_and(|layout| layout.protocol == 6 && frame[37] == 9));
+        let layout = Layout::of_ethernet(&seen.frame).unwrap();
+        assert_eq!(layout.end, seen.frame.len());
+        assert!(layout.network_checksum_holds(&seen.frame));
+        assert!(seen.partial || checksum_holds(&seen.frame), "checksum at {}", stream.len());
+        assert_eq!(u32::from_be_bytes(seen.frame[38..42].try_into().unwrap()) as usize, stream.len());
+        stream.extend_from_slice(&seen.frame[54..]);
+        // PSH on the last of each only.
+        assert_eq!(seen.frame[47] & 8 != 0, ends.contains(&stream.len()));
+    }
+    assert_eq!(stream, sent);
+}
+
+fn queue_super_segment(port: &mut dyn Port, sequence: u32, payload: &[u8], mss: u16) {
     let mut header = ipv4(6, &[0x0f, 0xa0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
+    header[38..42].copy_from_slice(&sequence.to_be_bytes());
     let layout = Layout::of_ethernet(&header).unwrap();
     layout.set_end(&mut header, 54 + payload.len());
     let pseudo = layout.pseudo_header(&header, 20 + payload.len()).fold();
@@ -136,24 +162,9 @@ pub fn super_segments_arrive_as_one_stream(port: &mut dyn Port, peer: &str, mss:
         header: &header,
         payload: &pieces,
         checksum: TxChecksum::Partial { start: 34, offset: 16 },
-        gso: Some(Gso { size: mss }),
+        gso: (payload.len() > usize::from(mss)).then_some(Gso { size: mss }),
     };
     port.transmit(&frame).unwrap();
-    port.flush().unwrap();
-    let mut stream = vec![0u8; 0];
-    while stream.len() < payload.len() {
-        let seen = socket
-            .expect(|frame| Layout::of_ethernet(frame).is_some_and(|layout| layout.protocol == 6 && frame[37] == 9));
-        let layout = Layout::of_ethernet(&seen.frame).unwrap();
-        assert_eq!(layout.end, seen.frame.len());
-        assert!(layout.network_checksum_holds(&seen.frame));
-        assert!(seen.partial || checksum_holds(&seen.frame), "checksum at {}", stream.len());
-        assert_eq!(u32::from_be_bytes(seen.frame[38..42].try_into().unwrap()) as usize, stream.len());
-        stream.extend_from_slice(&seen.frame[54..]);
-        // PSH on the last only.
-        assert_eq!(seen.frame[47] & 8 != 0, stream.len() == payload.len());
-    }
-    assert_eq!(stream, payload);
 }
 
 /// What a real transfer with the kernel's TCP showed.

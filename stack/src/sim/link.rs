@@ -117,10 +117,13 @@ impl Link {
             }
         }
         let mut arrivals = vec![];
+        // Two turned bits in the fragments of one datagram may cancel in the checksum, which then rightly holds.
+        let mut damaged = false;
         for mut piece in pieces {
             let copies = if self.rng.chance(self.params.duplicate) { 2 } else { 1 };
-            if self.rng.chance(self.params.corrupt) {
+            if self.rng.chance(self.params.corrupt) && !damaged {
                 self.corrupt(&mut piece, link);
+                damaged = piece.corrupt;
             }
             for _ in 0..copies {
                 let mut delay = self.params.delay + self.rng.below(self.params.jitter + 1);

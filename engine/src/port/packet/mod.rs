@@ -4,8 +4,9 @@
 //! program, and that we do not see those that are not is the affair of a socket filter ([`Params::filter`]).
 //!
 //! With PACKET_VNET_HDR a slot carries a whole super-segment, which the kernel or the device cuts and sums, and received
-//! super-segments arrive whole. Without it the port cuts and sums.
+//! super-segments arrive whole; large ones go past the ring ([`direct`]). Without it the port cuts and sums.
 
+pub mod direct;
 pub mod rx;
 pub mod socket;
 pub mod tx;
@@ -15,7 +16,8 @@ use super::error::PortError;
 use super::interface::Interface;
 use super::merge::{Batch, Treatment};
 use super::{Full, Port, PortCounters, TxFrame, vnet};
-use persona_stack::{Offload, RxFrame};
+use direct::Direct;
+use persona_stack::{MAX_HEADER, Offload, RxFrame};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rx::Receive;
 use socket::{Agreed, Socket};
@@ -81,6 +83,8 @@ pub struct PacketPort {
     tx: Transmit,
     batch: Batch,
     socket: Socket,
+    /// With virtio headers.
+    direct: Option<Direct>,
     agreed: Agreed,
     name: String,
     blocks: bool,
@@ -94,9 +98,11 @@ impl PacketPort {
         let interface = Interface::ready(&params.interface)?;
         socket::check(params, &interface.name)?;
         let (socket, rx, tx, agreed) = Socket::open(params, &interface)?;
+        let direct = agreed.vnet.is_ok().then(|| Direct::open(&interface, socket::SEND_BUFFER)).transpose()?;
         Ok(Self {
             rx,
             tx,
+            direct,
             // The ring says itself which checksums are partial.
             batch: Batch::new(Treatment { partial: false, merge: params.merge }),
             socket,
@@ -115,6 +121,32 @@ impl PacketPort {
 
     fn vnet(&self) -> bool {
         self.agreed.vnet.is_ok()
+    }
+
+    /// Sends a large super-segment past the ring; `false`: it has to go through it.
+    fn transmit_direct(&mut self, frame: &TxFrame<'_>) -> bool {
+        let payload = frame.payload.iter().map(|piece| piece.len).sum::<usize>();
+        if payload < direct::WORTH || frame.header.len() > MAX_HEADER {
+            return false;
+        }
+        let Ok(mut cut) = Cut::new(frame, Device { sums: true, cuts: true }) else { return false };
+        // What was queued before goes first.
+        if self.tx.unsent() > 0 && (self.flush().is_err() || self.tx.unsent() > 0) {
+            return false;
+        }
+        let Some(direct) = &self.direct else { return false };
+        let total = cut.longest();
+        let mut header = [0; MAX_HEADER];
+        let header = &mut header[..frame.header.len()];
+        let left = cut.write_header(header);
+        let gso = frame.gso.filter(|gso| payload > usize::from(gso.size));
+        self.counters.kicks += 1;
+        if !direct.send(&vnet::encode(header, left, gso), header, frame.payload) {
+            return false;
+        }
+        self.counters.tx_frames += 1;
+        self.counters.tx_bytes += total as u64;
+        true
     }
 }
 
@@ -140,6 +172,10 @@ impl Port for PacketPort {
 
     fn transmit(&mut self, frame: &TxFrame<'_>) -> Result<(), Full> {
         let offloads = self.vnet();
+        if offloads && self.transmit_direct(frame) {
+            self.refused = false;
+            return Ok(());
+        }
         let prefix = if offloads { vnet::LEN } else { 0 };
         let room = self.tx.capacity() - prefix;
         let cut = Cut::new(frame, Device { sums: offloads, cuts: offloads });

@@ -21,7 +21,7 @@ const SMALL_BLOCK: usize = 1 << 18;
 /// Longest link header (two VLAN tags).
 const LINK_HEADER: usize = 22;
 /// Send buffer that never limits what the ring can hold.
-const SEND_BUFFER: i32 = 64 << 20;
+pub const SEND_BUFFER: i32 = 64 << 20;
 
 /// A bound packet socket with its mapped rings.
 pub struct Socket {
@@ -40,9 +40,8 @@ pub struct Agreed {
 }
 
 impl Socket {
-    pub fn open(params: &Params, interface: &Interface) -> Result<(Self, Receive, Transmit, Agreed), PortError> {
-        let on = interface.name.as_str();
-        // Protocol 0: nothing is received before everything is set and bound.
+    /// A packet socket of protocol 0, which receives nothing before it is bound.
+    pub fn unbound(on: &str) -> Result<OwnedFd, PortError> {
         // SAFETY: a plain syscall.
         let number =
             unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
@@ -60,7 +59,12 @@ impl Socket {
             });
         }
         // SAFETY: just opened and owned by nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
+    pub fn open(params: &Params, interface: &Interface) -> Result<(Self, Receive, Transmit, Agreed), PortError> {
+        let on = interface.name.as_str();
+        let fd = Self::unbound(on)?;
         let packet = |option, value: i32| set(&fd, libc::SOL_PACKET, option, &value);
 
         let version =
@@ -86,7 +90,7 @@ impl Socket {
             set(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &filter.as_raw_fd())
                 .map_err(PortError::io("attaching the socket filter", on))?;
         }
-        bind(&fd, interface)?;
+        bind(&fd, interface, libc::ETH_P_ALL as u16)?;
         if let Some(group) = params.fanout {
             // The kernel's hash of a flow chooses the socket; it is symmetric and keeps a flow's order.
             packet(libc::PACKET_FANOUT, (group as i32) | (libc::PACKET_FANOUT_HASH as i32) << 16)
@@ -231,11 +235,12 @@ fn request(block: usize, frame: usize, frames: usize) -> libc::tpacket_req3 {
     }
 }
 
-fn bind(fd: &OwnedFd, interface: &Interface) -> Result<(), PortError> {
+/// Binds to the interface and to a protocol (ETH_P_*; 0: none, for a socket that only sends).
+pub fn bind(fd: &OwnedFd, interface: &Interface, protocol: u16) -> Result<(), PortError> {
     // SAFETY: all zero bytes are a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = protocol.to_be();
     address.sll_ifindex = interface.index as i32;
     // SAFETY: a complete address of the length given.
     let result = unsafe {
@@ -251,7 +256,7 @@ fn bind(fd: &OwnedFd, interface: &Interface) -> Result<(), PortError> {
     })
 }
 
-fn set<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
+pub fn set<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the value is readable for its size, which is what the kernel is told.
     let result = unsafe {
         libc::setsockopt(
