@@ -47,11 +47,11 @@ impl AcceptWriter {
         Ok(())
     }
 
-    /// Takes back what nobody has accepted, when the listener closes. The entry was in shared memory: check that the slot
-    /// and generation are a connection of this listener.
-    pub fn take_back(&mut self, ring: &AcceptRing) -> Option<Accepted> {
-        let len = self.len(ring)?;
-        (len > 0).then(|| ring.pop())?
+    /// Takes back what nobody has accepted, when the listener closes: at most [`ACCEPT_RING`] entries, also of a family
+    /// that goes on moving the head. They were in shared memory: check that the slot and generation are a connection of this
+    /// listener.
+    pub fn take_back<'m>(&self, ring: &'m AcceptRing) -> impl Iterator<Item = Accepted> + use<'m> {
+        (0..self.len(ring).unwrap_or(0)).map_while(|_| ring.pop())
     }
 
     /// Makes the ring empty for the next listener. The family can no longer accept from it.

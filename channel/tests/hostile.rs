@@ -269,7 +269,7 @@ impl<'m> Engine<'m> {
             Err(_) => self.outcomes.full += 1,
         }
         if random.below(8) == 0 {
-            let back = (0..ACCEPT_RING).map_while(|_| self.accept.take_back(ring)).count();
+            let back = self.accept.take_back(ring).count();
             assert!(back <= ACCEPT_RING);
             self.accept.reset(ring);
         }

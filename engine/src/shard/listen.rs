@@ -159,12 +159,12 @@ impl Shard<'_> {
         Some(listeners.swap_remove(place))
     }
 
-    fn reset_unaccepted(&mut self, session: u32, mut listener: Listener) {
+    fn reset_unaccepted(&mut self, session: u32, listener: Listener) {
         let Some(attached) = self.host.sessions.get(session) else { return };
         let shared = Arc::clone(&attached.session);
         let ring = shared.view().accept_ring(listener.ring, shard_index(self.links.index));
         let mut unaccepted: Vec<Slot> = Vec::new();
-        while let Some(accepted) = listener.accept.take_back(ring) {
+        for accepted in listener.accept.take_back(ring) {
             let Some(record) = attached.record(accepted.slot) else { continue };
             // Entries lie in shared memory: only what nobody has bound, and is what it was, is taken back.
             if record.generation == accepted.generation && record.anchor.is_none() && record.has_application() {
