@@ -23,7 +23,7 @@ impl<'m> SessionRef<'m> {
     /// [`ReceiveWriter::release`]: crate::receive::ReceiveWriter::release
     pub fn recycle_slot(self, slot: Slot) {
         let socket = self.socket(slot);
-        socket.clear();
+        socket.begin_life(socket.generation().wrapping_add(1));
         self.free_sockets().free(slot.get());
     }
 }
@@ -33,7 +33,8 @@ impl SocketRef<'_> {
         self.state.generation.load(Ordering::Acquire)
     }
 
-    fn clear(&self) {
+    /// The engine: another life of the slot, of this generation, with everything else as in fresh memory.
+    pub fn begin_life(&self, next: u32) {
         let StateLine {
             rcv_end,
             snd_acked,
@@ -46,7 +47,8 @@ impl SocketRef<'_> {
             generation,
             shard,
         } = self.state;
-        generation.store(generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        // The generation first: who still holds the old one sees that it ended before it sees a fresh socket.
+        generation.store(next, Ordering::Release);
         for word in [rcv_end, snd_acked, window_update_at, urgent] {
             word.store(0, Ordering::Relaxed);
         }
@@ -87,5 +89,11 @@ impl SocketRef<'_> {
             word.store(0, Ordering::Relaxed);
         }
         self.address.local.iter().chain(&self.address.remote).for_each(|word| word.store(0, Ordering::Relaxed));
+
+        // Most are empty, and reading does not take the line away from others.
+        let entries = self.maps.send.iter().chain(&self.maps.receive);
+        for entry in entries.filter(|entry| entry.load(Ordering::Relaxed) != 0) {
+            entry.store(0, Ordering::Relaxed);
+        }
     }
 }

@@ -150,10 +150,8 @@ impl Session {
     pub fn unsettle(&self, slot: Slot, next_shard: usize) {
         let view = self.view();
         let socket = view.socket(slot);
-        // The generation first: who still holds the old one sees that it ended before it sees a fresh socket.
         let generation = self.generations[slot.index()].fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        socket.state.generation.store(generation, Ordering::Release);
-        wipe(&socket);
+        socket.begin_life(generation);
         socket.state.shard.store(next_shard as u32, Ordering::Relaxed);
         self.homes[slot.index()].store(0, Ordering::Release);
         view.free_sockets().free(slot.get());
@@ -183,49 +181,6 @@ fn home(shard: usize) -> u8 {
     shard as u8 + 1
 }
 
-/// Everything of a socket but its generation goes back to the start state, all zero.
-fn wipe(socket: &persona_channel::memory::SocketRef<'_>) {
-    let persona_channel::memory::SocketRef { state, cursor, wait, address, .. } = socket;
-    for word in [&state.rcv_end, &state.snd_acked, &state.window_update_at, &state.urgent] {
-        word.store(0, Ordering::Relaxed);
-    }
-    for word in [&state.bits, &state.edges, &state.send_buffer] {
-        word.store(0, Ordering::Relaxed);
-    }
-    state.error.store(0, Ordering::Relaxed);
-    for word in [&cursor.snd_end, &cursor.rcv_read] {
-        word.store(0, Ordering::Relaxed);
-    }
-    for word in [
-        &cursor.own_send,
-        &cursor.own_receive,
-        &cursor.own_control,
-        &cursor.want_space,
-        &cursor.file_flags,
-        &cursor.kind,
-        &cursor.receive_timeout,
-        &cursor.send_timeout,
-        &cursor.receive_low,
-        &cursor.claimant,
-    ] {
-        word.store(0, Ordering::Relaxed);
-    }
-    for word in &wait.waiters {
-        word.store(0, Ordering::Relaxed);
-    }
-    for word in [&address.family, &address.local_port, &address.remote_port, &address.listener] {
-        word.store(0, Ordering::Relaxed);
-    }
-    for word in address.local.iter().chain(&address.remote) {
-        word.store(0, Ordering::Relaxed);
-    }
-    for entry in socket.maps.send.iter().chain(&socket.maps.receive) {
-        if entry.load(Ordering::Relaxed) != 0 {
-            entry.store(0, Ordering::Relaxed);
-        }
-    }
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -247,9 +202,11 @@ pub mod tests {
         session.resettle(slot, 0);
         assert_eq!((session.home(slot), session.live()), (Some(0), 1));
         session.view().socket(slot).cursor.snd_end.store(99, Ordering::Relaxed);
+        session.view().socket(slot).maps.receive[3].store(7, Ordering::Relaxed);
         session.unsettle(slot, 1);
         let socket = session.view().socket(slot);
         assert_eq!(socket.cursor.snd_end.load(Ordering::Relaxed), 0);
+        assert_eq!(socket.maps.receive[3].load(Ordering::Relaxed), 0);
         assert_eq!(socket.state.generation.load(Ordering::Relaxed), 1);
         assert_eq!(socket.state.shard.load(Ordering::Relaxed), 1);
         assert!(session.view().free_sockets().is_free(slot.get()));
