@@ -163,14 +163,14 @@ impl Shard<'_> {
         }
         for session in 0..self.host.sessions.bound() {
             let Some(attached) = self.host.sessions.get(session) else { continue };
-            let mut news = Vec::new();
-            for listener in attached.listeners.iter_mut().filter(|listener| listener.news) {
-                listener.news = false;
-                attached.session.view().socket(listener.slot).state.make_edges(true, false);
-                news.push(owner_of_listener(session, listener.slot));
-            }
-            for owner in news {
-                self.tell(owner);
+            for place in 0..attached.listeners.len() {
+                let Some(attached) = self.host.sessions.get(session) else { break };
+                let listener = &mut attached.listeners[place];
+                if std::mem::take(&mut listener.news) {
+                    let slot = listener.slot;
+                    attached.session.view().socket(slot).state.make_edges(true, false);
+                    self.tell(owner_of_listener(session, slot));
+                }
             }
         }
     }

@@ -13,7 +13,8 @@ use crate::mailbox::Parcel;
 use crate::port::{Piece, Port, TxFrame};
 use persona_channel::accept::Accepted;
 use persona_channel::layout::{ACCEPT_RING, CHUNK_SIZE, state_bits};
-use persona_channel::memory::Slot;
+use persona_channel::memory::{Slot, SocketRef};
+use persona_channel::send::SendReader;
 use persona_stack::{
     Busy, Host, Incoming, MAX_HEADER, Owner, PassiveOpen, Payload, PortId, RxChecksum, Segment, Stored, TxChecksum,
 };
@@ -85,6 +86,8 @@ pub struct ShardHost<'a> {
     /// Parcels whose memory can be used again.
     spare: Vec<Parcel>,
     deferred: VecDeque<Deferred>,
+    /// Memory of payloads that were deferred, for the next.
+    spare_payloads: Vec<Vec<u8>>,
     /// Connections whose send stream has a hole: to be aborted.
     pub damaged: Vec<Owner>,
     /// Connections whose settings the stack has to be told.
@@ -117,6 +120,7 @@ impl<'a> ShardHost<'a> {
             looped: VecDeque::new(),
             spare: Vec::new(),
             deferred: VecDeque::new(),
+            spare_payloads: Vec::new(),
             damaged: Vec::new(),
             adopted: Vec::new(),
             listener_news: false,
@@ -129,11 +133,9 @@ impl<'a> ShardHost<'a> {
         }
     }
 
-    /// A looped frame was received: keeps its memory for the next.
+    /// A looped frame was received: keeps its memory for the next. There are never more than were under way at once.
     pub fn recycle(&mut self, parcel: Parcel) {
-        if self.spare.len() < 16 {
-            self.spare.push(parcel);
-        }
+        self.spare.push(parcel);
     }
 
     /// Sends what waited for a port that is back from receiving.
@@ -147,6 +149,9 @@ impl<'a> ShardHost<'a> {
             };
             // A full ring loses it, as a device's queue would.
             let _ = self.transmit(frame.port, &segment);
+            if frame.payload.capacity() > 0 {
+                self.spare_payloads.push(frame.payload);
+            }
         }
     }
 
@@ -165,15 +170,21 @@ impl<'a> ShardHost<'a> {
     }
 
     fn defer(&mut self, port: PortId, segment: &Segment<'_>) -> Result<(), Busy> {
-        let payload = match segment.payload {
-            Payload::None => Vec::new(),
-            Payload::Inline(bytes) => bytes.to_vec(),
+        let inline = match segment.payload {
+            Payload::None => &[],
+            Payload::Inline(bytes) => bytes,
             // Payload of a stream stays where it is: the stack sends it when it flushes.
             Payload::Stream { .. } => return Err(Busy),
         };
         if self.deferred.len() >= DEFERRED || segment.header.len() > MAX_HEADER {
             self.counters.deferred_full += 1;
             return Ok(());
+        }
+        let mut payload = Vec::new();
+        if !inline.is_empty() {
+            payload = self.spare_payloads.pop().unwrap_or_default();
+            payload.clear();
+            payload.extend_from_slice(inline);
         }
         let mut header = [0; MAX_HEADER];
         header[..segment.header.len()].copy_from_slice(segment.header);
@@ -390,8 +401,20 @@ fn resolve(sessions: &mut Sessions, owner: Owner, offset: u64, len: usize, piece
     if let Some(relay) = &record.relay {
         return relay.resolve(&record.send, &socket, offset, len, pieces);
     }
+    resolve_stream(&record.send, &socket, offset, len, pieces)
+}
+
+/// As [`resolve`], in the chunks alone. At most [`PIECES`].
+pub fn resolve_stream(
+    stream: &SendReader,
+    socket: &SocketRef<'_>,
+    offset: u64,
+    len: usize,
+    pieces: &mut [Piece],
+) -> Option<usize> {
     let mut found = [persona_channel::send::Piece { start: std::ptr::null(), len: 0 }; PIECES];
-    let count = record.send.resolve(&socket, offset, len, &mut found).ok()?;
+    let most = pieces.len().min(PIECES);
+    let count = stream.resolve(socket, offset, len, &mut found[..most]).ok()?;
     for (piece, found) in pieces.iter_mut().zip(&found[..count]) {
         *piece = Piece { start: found.start, len: found.len };
     }

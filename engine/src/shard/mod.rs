@@ -65,6 +65,8 @@ pub struct Shard<'a> {
     pub(crate) now: Instant,
     pub(crate) iteration: u64,
     pub(crate) idle: Idle,
+    /// What the kernel reported and nobody has dealt with yet.
+    pub(crate) events: Vec<sleep::Token>,
     pub(crate) limits: Limits,
     pub(crate) seed: [u8; 32],
     /// Commands for slots that are on their way to us.
@@ -98,6 +100,7 @@ impl<'a> Shard<'a> {
             now: clock::now(),
             iteration: 0,
             idle: Idle::new(parts.spin),
+            events: Vec::new(),
             limits: parts.limits,
             seed: parts.seed,
             early: Vec::new(),

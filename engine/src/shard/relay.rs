@@ -9,6 +9,7 @@
 //! everything before it was delivered. A RST closes our end of the anchor.
 
 use super::Shard;
+use super::host::resolve_stream;
 use super::record::{Phase, set_bits};
 use super::sessions::owner_of;
 use super::sleep::Token;
@@ -74,11 +75,7 @@ impl Relay {
         let below = self.base.saturating_sub(offset).min(len as u64) as usize;
         let mut count = 0;
         if below > 0 {
-            let mut found = vec![persona_channel::send::Piece { start: std::ptr::null(), len: 0 }; pieces.len()];
-            count = stream.resolve(socket, offset, below, &mut found).ok()?;
-            for (piece, found) in pieces.iter_mut().zip(&found[..count]) {
-                *piece = Piece { start: found.start, len: found.len };
-            }
+            count = resolve_stream(stream, socket, offset, below, pieces)?;
         }
         let mut skip = usize::try_from((offset + below as u64).checked_sub(self.start).unwrap_or(u64::MAX)).ok();
         if below < len {

@@ -129,14 +129,14 @@ impl Shard<'_> {
         });
         self.host.counters.sleeps += 1;
         // The descriptors are dealt with when everybody has been told that we are awake.
-        let events = self.block(timeout.as_ref());
+        self.block(timeout.as_ref());
         self.cancel();
         self.idle.last_glance = self.iteration;
         let awake = crate::clock::now();
         self.idle.slept(awake.since(asleep).as_micros());
         self.idle.since = awake;
         self.now = awake;
-        self.deal_with(&events);
+        self.deal_with_events();
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -181,21 +181,22 @@ impl Shard<'_> {
     }
 
     fn wait(&mut self, timeout: Option<&Timespec>) {
-        let events = self.block(timeout);
-        self.deal_with(&events);
+        self.block(timeout);
+        self.deal_with_events();
     }
 
-    fn block(&mut self, timeout: Option<&Timespec>) -> Vec<Token> {
+    /// Leaves what the kernel reports in `events`, whose memory stays from one sleep to the next.
+    fn block(&mut self, timeout: Option<&Timespec>) {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
-        match epoll::wait(&self.epoll, &mut events, timeout) {
-            Ok((events, _)) => events.iter().filter_map(|event| Token::parse(event.data)).collect(),
-            // A signal: whoever sent it is heard elsewhere.
-            Err(_) => Vec::new(),
+        // An error is a signal: whoever sent it is heard elsewhere.
+        if let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, timeout) {
+            self.events.extend(events.iter().filter_map(|event| Token::parse(event.data)));
         }
     }
 
-    fn deal_with(&mut self, events: &[Token]) {
-        for &event in events {
+    fn deal_with_events(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        for &event in &events {
             match event {
                 Token::Waker | Token::Port(_) => {}
                 Token::Session(session) => {
@@ -211,6 +212,8 @@ impl Shard<'_> {
         if !events.is_empty() {
             self.idle.note(true);
         }
+        events.clear();
+        self.events = events;
     }
 }
 
