@@ -170,8 +170,8 @@ impl<T> Receiver<T> {
     }
 }
 
-/// A [`Sender`] that keeps what did not fit, in order. For messages that must not be lost and whose number is
-/// bounded by their cause (commands under way, sessions).
+/// A [`Sender`] that keeps what did not fit, in order. For messages that must not be lost; who causes them without end is
+/// to be put off while something [waits](Outbox::is_waiting).
 pub struct Outbox<T> {
     sender: Sender<T>,
     waiting: std::collections::VecDeque<T>,
@@ -185,6 +185,10 @@ impl<T> Outbox<T> {
     pub fn send(&mut self, message: T) {
         self.waiting.push_back(message);
         self.push();
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Sends what waits as far as there is room; `true` when something still waits.
@@ -210,14 +214,14 @@ mod tests {
         for number in 0..5 {
             outbox.send(number);
         }
-        assert!(outbox.push(), "three of five messages cannot have found room");
+        assert!(outbox.push() && outbox.is_waiting(), "three of five messages cannot have found room");
         let mut seen = Vec::new();
         while let Some(number) = receiver.receive() {
             seen.push(number);
             outbox.push();
         }
         assert_eq!(seen, [0, 1, 2, 3, 4]);
-        assert!(receiver.is_empty());
+        assert!(receiver.is_empty() && !outbox.is_waiting());
     }
 
     #[test]

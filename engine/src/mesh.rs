@@ -142,6 +142,12 @@ impl ShardLinks {
         self.touched |= 1 << self.shards();
     }
 
+    /// Whether some other thread is behind with what we told it: then what applications ask of it is left in their memory,
+    /// which bounds it, and not taken into ours.
+    pub fn is_congested(&self) -> bool {
+        self.to_control.is_waiting() || self.messages_to.iter().flatten().any(Outbox::is_waiting)
+    }
+
     /// Copies a frame to the shard that owns its flow; `false` when its mailbox is full.
     pub fn send_frame(
         &mut self,
@@ -200,5 +206,31 @@ impl ControlLinks {
 
     pub fn is_empty(&self) -> bool {
         self.from_shards.iter().all(Receiver::is_empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use persona_channel::memory::Slot;
+
+    #[test]
+    fn a_shard_whose_messages_wait_for_room_says_so_until_they_have_left() {
+        let (mut shards, control) = links(2).unwrap();
+        let message = || ShardMessage::Nudge { session: 0, slot: Slot::new(1).unwrap() };
+        for _ in 0..MESSAGES {
+            shards[0].send(1, message());
+        }
+        assert!(!shards[0].is_congested());
+        shards[0].send(1, message());
+        assert!(shards[0].is_congested() && !shards[1].is_congested());
+        assert!(shards[0].wake(), "one message waits");
+        let taken = shards[1].messages_from.iter_mut().find_map(Receiver::receive);
+        assert!(taken.is_some() && !shards[0].wake() && !shards[0].is_congested());
+        for _ in 0..=MESSAGES {
+            shards[1].send_control(ControlMessage::Stopped);
+        }
+        assert!(shards[1].is_congested(), "the control thread is behind");
+        drop(control);
     }
 }

@@ -11,7 +11,7 @@ use super::sessions::owner_of;
 use super::sleep::Token;
 use crate::message::{ControlMessage, Origin, ShardMessage, SlotKey};
 use persona_channel::lane::Next;
-use persona_channel::layout::{CHUNK_SIZE, Command, LANE_COMMANDS, MAP_ENTRIES, op, state_bits};
+use persona_channel::layout::{Attention, CHUNK_SIZE, Command, LANE_COMMANDS, MAP_ENTRIES, op, state_bits};
 use persona_channel::memory::{LaneIndex, Slot};
 use rustix::event::epoll;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -52,9 +52,18 @@ impl Shard<'_> {
     }
 
     /// The lane is taken again in the next round.
-    fn mark_lane(&mut self, session: u32, lane: LaneIndex) {
+    pub(crate) fn mark_lane(&mut self, session: u32, lane: LaneIndex) {
+        self.mark(session, |attention| attention.mark_lane(lane));
+    }
+
+    /// The socket is looked at again in the next round.
+    pub(crate) fn mark_socket(&mut self, session: u32, slot: Slot) {
+        self.mark(session, |attention| attention.mark_socket(slot));
+    }
+
+    fn mark(&mut self, session: u32, mark: impl FnOnce(&Attention) -> bool) {
         let Some(attached) = self.host.sessions.get(session) else { return };
-        if attached.session.view().attention(shard_index(self.links.index)).mark_lane(lane) {
+        if mark(attached.session.view().attention(shard_index(self.links.index))) {
             // The session was parked, and this mark has taken its wish to ring the event.
             self.host.sessions.unpark(session, self.iteration);
         }

@@ -71,8 +71,6 @@ pub struct Shard<'a> {
     pub(crate) seed: [u8; 32],
     /// Commands for slots that are on their way to us.
     pub(crate) early: Vec<(Command, Origin)>,
-    /// Sockets of sessions that have more marks than one iteration takes.
-    pub(crate) unfinished: Vec<(u32, persona_channel::attention::Marks)>,
     /// Relays that have more to move than one visit takes.
     pub(crate) unfinished_relays: Vec<(u32, Slot)>,
     /// Ended flows whose diversion stays until their TIME_WAIT is over.
@@ -104,7 +102,6 @@ impl<'a> Shard<'a> {
             limits: parts.limits,
             seed: parts.seed,
             early: Vec::new(),
-            unfinished: Vec::new(),
             unfinished_relays: Vec::new(),
             lingering_flows: std::collections::VecDeque::new(),
             stopping: None,
@@ -290,7 +287,6 @@ impl<'a> Shard<'a> {
     }
 
     fn forget_session(&mut self, session: u32) {
-        self.unfinished.retain(|(index, _)| *index != session);
         if let Some(attached) = self.host.sessions.remove(session) {
             let _ = epoll::delete(&self.epoll, attached.session.event(self.links.index));
         }
@@ -300,10 +296,6 @@ impl<'a> Shard<'a> {
     /// The sessions' attention: commands first, since they may be what makes a socket's cursors mean something.
     fn attend(&mut self) -> bool {
         let mut found = false;
-        for (session, marks) in std::mem::take(&mut self.unfinished) {
-            found = true;
-            self.serve(session, marks);
-        }
         for (session, slot) in std::mem::take(&mut self.unfinished_relays) {
             found = true;
             self.pump(session, slot);
@@ -313,13 +305,11 @@ impl<'a> Shard<'a> {
         while let Some(&index) = self.host.sessions.active().get(place) {
             let iteration = self.iteration;
             let Some(attached) = self.host.sessions.get(index) else { break };
-            let attention = attached.session.view().attention(shard);
-            if attention.is_raised() {
-                let marks = attention.collect();
+            if let Some(marks) = attached.collect(shard) {
                 attached.last_active = iteration;
                 found = true;
                 self.serve(index, marks);
-            } else if iteration - attached.last_active > PARK_AFTER && attention.park() {
+            } else if iteration - attached.last_active > PARK_AFTER && attached.session.view().attention(shard).park() {
                 // Another one has taken its place in the list.
                 self.host.sessions.park(index);
                 continue;
@@ -331,7 +321,11 @@ impl<'a> Shard<'a> {
 
     fn serve(&mut self, index: u32, mut marks: persona_channel::attention::Marks) {
         while let Some(lane) = marks.next_lane() {
-            self.drain_lane(index, lane);
+            if self.links.is_congested() {
+                self.mark_lane(index, lane);
+            } else {
+                self.drain_lane(index, lane);
+            }
         }
         let Some(attached) = self.host.sessions.get(index) else { return };
         let session = Arc::clone(&attached.session);
@@ -340,8 +334,10 @@ impl<'a> Shard<'a> {
             let Some(slot) = marks.next_socket(attention) else { return };
             self.look(index, slot);
         }
-        if !marks.is_empty() {
-            self.unfinished.push((index, marks));
+        if !marks.is_empty()
+            && let Some(attached) = self.host.sessions.get(index)
+        {
+            attached.put_off(marks);
         }
     }
 
@@ -351,8 +347,10 @@ impl<'a> Shard<'a> {
         let home = attached.session.home(slot);
         let Some((record, socket)) = attached.socket(slot) else {
             // It went to another shard while the family still marked it here.
-            if let Some(shard) = home.filter(|&shard| shard != self.links.index) {
-                self.links.send(shard, ShardMessage::Nudge { session, slot });
+            match home.filter(|&shard| shard != self.links.index) {
+                Some(_) if self.links.is_congested() => self.mark_socket(session, slot),
+                Some(shard) => self.links.send(shard, ShardMessage::Nudge { session, slot }),
+                None => {}
             }
             return;
         };

@@ -4,9 +4,10 @@ use super::options::Settings;
 use super::record::Record;
 use crate::session::Session;
 use persona_channel::accept::AcceptWriter;
+use persona_channel::attention::Marks;
 use persona_channel::lane::LaneReader;
 use persona_channel::layout::{LANES, SOCKETS};
-use persona_channel::memory::{ListenerIndex, Slot, SocketRef};
+use persona_channel::memory::{ListenerIndex, Shard, Slot, SocketRef};
 use persona_stack::{ListenerId, Owner};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,8 +59,8 @@ pub struct Attached {
     pub last_active: u64,
     /// Its attention is not looked at: whoever raises it writes the event. See [`Sessions::park`].
     parked: bool,
-    /// Slots with relays, which want their own visits.
-    pub relays: u32,
+    /// Marks that an iteration took and did not get to.
+    unfinished: Option<Marks>,
 }
 
 impl Attached {
@@ -73,8 +74,25 @@ impl Attached {
             lanes: [LaneReader::new(); LANES],
             last_active: 0,
             parked: false,
-            relays: 0,
+            unfinished: None,
         }
+    }
+
+    /// What `shard` has to look at: what an earlier iteration left, and what was marked since. One round at a time, so that a
+    /// family that marks without end gets no more than its share of an iteration.
+    pub fn collect(&mut self, shard: Shard) -> Option<Marks> {
+        let attention = self.session.view().attention(shard);
+        if !attention.is_raised() {
+            return self.unfinished.take();
+        }
+        let mut marks = self.unfinished.take().unwrap_or_default();
+        marks.merge(attention.collect());
+        Some(marks)
+    }
+
+    /// Leaves marks to the next iteration.
+    pub fn put_off(&mut self, marks: Marks) {
+        self.unfinished = Some(marks);
     }
 
     pub fn record(&mut self, slot: Slot) -> Option<&mut Record> {
@@ -238,5 +256,34 @@ mod tests {
         assert!(sessions.active().is_empty() && sessions.unpark(3, 7) && !sessions.unpark(3, 8));
         assert_eq!(sessions.active(), [3]);
         assert_eq!(parse(owner_of_listener(3, slots[2])), Some((3, slots[2])));
+    }
+
+    #[test]
+    fn marks_that_were_put_off_and_new_ones_are_one_round() {
+        const VISIT: usize = 100;
+        let session = Arc::new(crate::session::tests::session(1));
+        let shard = Shard::new(0).unwrap();
+        let attention = session.view().attention(shard);
+        let mut attached = Attached::new(Arc::clone(&session));
+        assert!(attached.collect(shard).is_none());
+        let mark_all = || Slot::all().for_each(|slot| assert!(!attention.mark_socket(slot)));
+        let mut seen = vec![0; SOCKETS];
+        mark_all();
+        for visit in 0..2 * SOCKETS.div_ceil(VISIT) {
+            let Some(mut marks) = attached.collect(shard) else { break };
+            let found = std::iter::from_fn(|| marks.next_socket(attention)).take(VISIT);
+            found.for_each(|slot| seen[slot.index()] += 1);
+            if !marks.is_empty() {
+                attached.put_off(marks);
+            }
+            if visit == 0 {
+                mark_all();
+            }
+        }
+        let (once, twice) =
+            (seen.iter().filter(|&&times| times == 1).count(), seen.iter().filter(|&&times| times == 2).count());
+        // What lies in words not looked at yet is seen once, however often it is marked; what was looked at counts anew.
+        assert_eq!(once + twice, SOCKETS, "nothing is lost");
+        assert!(twice <= VISIT.next_multiple_of(64), "{twice} sockets were looked at again");
     }
 }

@@ -151,7 +151,8 @@ impl Shard<'_> {
         self.links.waker().announce();
         self.for_active(Attention::announce_sleep);
         sleep_fence();
-        let done = [self.unfinished.is_empty(), self.unfinished_relays.is_empty(), self.early.is_empty()];
+        // Marks that were put off are none: a session that had some made the last iteration a busy one.
+        let done = [self.unfinished_relays.is_empty(), self.early.is_empty()];
         if !self.links.is_empty() || done.contains(&false) || self.host.port_was_full {
             return false;
         }
