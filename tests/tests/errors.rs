@@ -246,6 +246,46 @@ fn a_session_out_of_sockets_says_so_and_serves_again_when_they_are_closed() {
     assert_eq!(engine.json(&["sockets"]).unwrap(), json!([]));
 }
 
+/// A library of another version, played by a go-between that changes the version (or a size) in the hello of this one.
+#[test]
+fn a_library_of_another_build_says_which_side_to_update() {
+    const BETWEEN: &str = "import socket,sys\n\
+        real,own,at,value=sys.argv[1],sys.argv[2],int(sys.argv[3]),int(sys.argv[4])\n\
+        l=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET); l.bind(own); l.listen()\n\
+        print('ready',flush=True)\n\
+        while True:\n\
+        \x20c=l.accept()[0]; hello=bytearray(c.recv(4096)); hello[at:at+4]=value.to_bytes(4,'little')\n\
+        \x20e=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET); e.connect(real); e.send(hello)\n\
+        \x20c.send(e.recv(4096)); c.close(); e.close()";
+    const PROGRAM: &str = "import socket;socket.create_server(('10.9.0.2',8800))";
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start(&topology, "xdp").unwrap();
+    let real = engine.run_dir().join(&engine.name).join("session.sock");
+    // Where the hello has them: the version behind the magic number, then the session's pages.
+    for (at, value, expected) in [
+        ("8", "1", "update libpersona.so to the version of engine and restart the program"),
+        ("8", "999", "update engine to the version of libpersona.so and restart it"),
+        ("12", "7", "install libpersona.so from the engine's build"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let own = directory.path().join("default/session.sock");
+        std::fs::create_dir(own.parent().unwrap()).unwrap();
+        let mut between = Command::new("python3");
+        between.args(["-c", BETWEEN]).args([&real, &own]).args([at, value]).stdout(std::process::Stdio::piped());
+        let mut between = between.spawn().unwrap();
+        let mut ready = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(between.stdout.take().unwrap()), &mut ready).unwrap();
+        let mut program = topology.command(Side::Host, &["/usr/bin/python3", "-c", PROGRAM]);
+        program.env("LD_PRELOAD", persona_tests::binary("libpersona.so")).env("PERSONA_STRICT", "1");
+        let told = program.env("PERSONA_RUN_DIR", directory.path()).output().unwrap();
+        between.kill().unwrap();
+        between.wait().unwrap();
+        let words = String::from_utf8_lossy(&told.stderr).into_owned();
+        let sentence = words.lines().find(|line| line.starts_with("persona: ")).unwrap_or_default();
+        assert!(sentence.contains(expected) && !told.status.success(), "{words}");
+    }
+}
+
 #[test]
 fn an_engine_out_of_descriptors_refuses_with_a_sentence_and_serves_again_when_there_are_some() {
     // Takes what there is, holds it until its standard input ends, and counts what it gets then.
