@@ -10,6 +10,7 @@ use persona_tests::topology::{INTERFACE, OUR_ADDRESS};
 use persona_tests::{Engine, Link, Side, Topology};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 /// `persona up` in the engine's namespace, through `wrapper`, with a run directory of its own.
@@ -21,14 +22,31 @@ struct Attempt {
 
 impl Attempt {
     fn new(topology: &Topology, wrapper: &[&str], config: &Value) -> Self {
+        Self::with(topology, wrapper, config, |command| command.output().unwrap())
+    }
+
+    fn with(
+        topology: &Topology,
+        wrapper: &[&str],
+        config: &Value,
+        finish: impl FnOnce(&mut Command) -> Output,
+    ) -> Self {
         let directory = tempfile::Builder::new().prefix("persona-errors-").tempdir().unwrap();
         let file = directory.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &topology.ours]).args(wrapper).arg(persona_tests::binary("persona"));
         command.args(["up", "--config"]).arg(&file).env("PERSONA_RUN_DIR", directory.path().join("run"));
-        let output = command.output().unwrap();
-        Self { directory, output, namespace: topology.ours.clone() }
+        Self { output: finish(&mut command), directory, namespace: topology.ours.clone() }
+    }
+
+    /// The same on a kernel that answers a system call (with this first argument) as one does that has not got it.
+    fn on_kernel_without(lack: &Lack, topology: &Topology, config: &Value) -> Self {
+        Self::with(topology, &[], config, |command| {
+            let filter = lack.filter();
+            // SAFETY: one system call on memory that the closure owns.
+            unsafe { command.pre_exec(move || install(&filter)).output() }.unwrap()
+        })
     }
 
     fn words(&self) -> String {
@@ -55,6 +73,46 @@ impl Drop for Attempt {
     }
 }
 
+/// A system call that this kernel knows and an older one does not.
+struct Lack {
+    call: i64,
+    first_argument: Option<u32>,
+    errno: i32,
+}
+
+impl Lack {
+    fn filter(&self) -> Vec<libc::sock_filter> {
+        const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+        const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        const ANSWER: u32 = libc::BPF_RET | libc::BPF_K;
+        let step = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let argument: Vec<_> = self
+            .first_argument
+            .into_iter()
+            .flat_map(|argument| {
+                [step(LOAD, 0, std::mem::offset_of!(libc::seccomp_data, args) as u32), step(EQUAL, 1, argument)]
+            })
+            .collect();
+        let mut filter = vec![
+            step(LOAD, 0, std::mem::offset_of!(libc::seccomp_data, nr) as u32),
+            step(EQUAL, argument.len() as u8 + 1, self.call as u32),
+        ];
+        filter.extend(argument);
+        filter.push(step(ANSWER, 0, libc::SECCOMP_RET_ERRNO | self.errno as u32));
+        filter.push(step(ANSWER, 0, libc::SECCOMP_RET_ALLOW));
+        filter
+    }
+}
+
+fn install(filter: &[libc::sock_filter]) -> std::io::Result<()> {
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the program lives across the call and is as long as said.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 fn one(kind: &str, topology: &Topology) -> Value {
     json!({ "interfaces": [interface(kind, topology)] })
 }
@@ -78,6 +136,38 @@ fn a_missing_capability_is_named() {
         let sentence = attempt.refused();
         assert!(sentence.contains("CAP_"), "{kind} without {without}: {sentence}");
         assert!(!xdp_attached(&topology));
+    }
+}
+
+#[test]
+fn a_part_that_the_kernel_lacks_is_named_with_the_version_that_has_it() {
+    const LINK_CREATE: u32 = 28;
+    let topology = Topology::new(Link::default()).unwrap();
+    let no_xdp_sockets =
+        Lack { call: libc::SYS_socket, first_argument: Some(libc::AF_XDP as u32), errno: libc::EAFNOSUPPORT };
+    let no_programs = Lack { call: libc::SYS_bpf, first_argument: None, errno: libc::ENOSYS };
+    for (kind, lack, part, version) in [
+        ("xdp", &no_xdp_sockets, "AF_XDP", "Linux 4.18"),
+        ("xdp", &no_programs, "eBPF", "Linux 6.1"),
+        ("packet", &no_programs, "eBPF", "Linux 6.1"),
+    ] {
+        let sentence = Attempt::on_kernel_without(lack, &topology, &one(kind, &topology)).refused();
+        assert!(sentence.contains(part) && sentence.contains(version), "{kind}: {sentence}");
+        assert!(!xdp_attached(&topology));
+    }
+    // What there is a way around for is no reason to refuse: packet sockets instead, and clsact where there is no tcx.
+    let no_links = Lack { call: libc::SYS_bpf, first_argument: Some(LINK_CREATE), errno: libc::EINVAL };
+    for (kind, lack, attached) in [("auto", &no_xdp_sockets, "tcx"), ("packet", &no_links, "clsact")] {
+        let attempt = Attempt::on_kernel_without(lack, &topology, &one(kind, &topology));
+        assert!(attempt.output.status.success(), "{kind}: {}", attempt.words());
+        let persona = persona_tests::binary("persona").display().to_string();
+        let mut show = topology.command(Side::Host, &[&persona, "filter", "show", "--json"]);
+        let shown = show.env("PERSONA_RUN_DIR", attempt.directory.path().join("run")).output().unwrap();
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert_eq!(shown[0]["attached"], attached, "{shown}");
+        let answers = || topology.run(&topology.peer, &["ping", "-c", "1", "-W", "1", OUR_ADDRESS]).is_ok();
+        let log = || std::fs::read_to_string(attempt.directory.path().join("run/default/log")).unwrap();
+        assert!((0..10).any(|_| answers()), "{kind}: {}", log());
     }
 }
 

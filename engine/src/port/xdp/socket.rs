@@ -38,7 +38,9 @@ impl Socket {
     pub fn unbound(umem: &mut Umem, on: &str) -> Result<OwnedFd, PortError> {
         let fd = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(
             |error| match error {
-                Errno::AFNOSUPPORT => PortError::Unsupported { on: on.to_owned(), what: "AF_XDP (CONFIG_XDP_SOCKETS)" },
+                Errno::AFNOSUPPORT => {
+                    PortError::Unsupported { on: on.to_owned(), what: "AF_XDP (Linux 4.18 with CONFIG_XDP_SOCKETS)" }
+                }
                 Errno::PERM => PortError::Permission {
                     operation: "opening an AF_XDP socket",
                     on: on.to_owned(),
