@@ -199,6 +199,37 @@ fn a_tap_that_the_engine_made_outlives_it_with_what_the_host_has_there() {
     assert!(is_gone(&topology, "made0"), "what was made for the engine goes with it");
 }
 
+/// The host's end of the same cable carries traffic of its own all the while.
+#[test]
+fn an_engine_killed_on_a_macvtap_comes_back_and_everything_killed_leaves_the_host_as_before() {
+    let topology = topology_with_host_address();
+    let ours = &topology.ours;
+    let device = topology.add_macvtap().unwrap();
+    let config = json!({ "interfaces": [{ "type": "macvtap", "param": device, "ip": OUR_ADDRESS, "masklen": 24 }] });
+    let mut host = host_transfer(&topology);
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    let mac = || topology.run(ours, &["cat", "/sys/class/net/macvtap0/address"]).unwrap();
+    let (server, reader) = blocked_reader(&topology, &engine);
+    let before = (mac(), engine.json(&["info"]).unwrap()["interfaces"][0]["mac"].clone());
+    assert_eq!(before.1, before.0.trim());
+    killed(&engine);
+    assert!(reader.finish(20).unwrap().stdout.contains("ConnectionResetError"));
+    assert!(server.finish(20).unwrap().stdout.contains("ConnectionResetError"));
+    assert_eq!((mac(), engine.json(&["info"]).unwrap()["interfaces"][0]["mac"].clone()), before);
+    serves(&topology, &engine, Side::Peer, &format!("{PEER_ADDRESS}:7005"));
+    assert!(!host.0.has_ended().unwrap(), "the host's transfer has to be under way");
+
+    let (_server, reader) = blocked_reader(&topology, &engine);
+    let (keeper, child) = (engine.keeper().unwrap(), engine.engine_pid().unwrap());
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+    let reader = reader.finish(20).unwrap();
+    assert!(reader.stdout.contains("ConnectionResetError"), "the application: {}{}", reader.stdout, reader.stderr);
+    assert_eq!(mac(), before.0, "the device is the host's");
+    exact(host);
+    topology.run(&topology.peer, &["ping", "-c", "1", "-W", "5", HOST_ADDRESS]).unwrap();
+}
+
 fn is_gone(topology: &Topology, interface: &str) -> bool {
     topology.run(&topology.ours, &["ip", "link", "show", "dev", interface]).is_err()
 }
