@@ -336,6 +336,79 @@ fn a_session_out_of_sockets_says_so_and_serves_again_when_they_are_closed() {
     assert_eq!(engine.json(&["sockets"]).unwrap(), json!([]));
 }
 
+#[test]
+fn an_engine_out_of_connections_refuses_the_next_and_goes_on() {
+    // 16 records; the peer's kernel accepts more than that.
+    const PROGRAM: &str = "import socket,errno,time\n\
+        def fill():\n\
+        \x20all=[]\n\
+        \x20try:\n\
+        \x20 while len(all)<100: all.append(socket.create_connection(('10.9.0.1',8900)))\n\
+        \x20except OSError as e: return all,errno.errorcode[e.errno]\n\
+        \x20return all,'none'\n\
+        all,first=fill(); print(first,len(all))\n\
+        for s in all: s.setsockopt(socket.SOL_SOCKET,socket.SO_LINGER,b'\\1\\0\\0\\0\\0\\0\\0\\0'); s.close()\n\
+        for turn in range(200):\n\
+        \x20again,error=fill()\n\
+        \x20for s in again: s.setsockopt(socket.SOL_SOCKET,socket.SO_LINGER,b'\\1\\0\\0\\0\\0\\0\\0\\0'); s.close()\n\
+        \x20if len(again)==len(all): print(error,'again'); break\n\
+        \x20time.sleep(0.025)";
+    const SERVER: &str = "import socket\ns=socket.create_server(('10.9.0.1',8900),backlog=500)\nall=[]\n\
+        while True: all.append(s.accept()[0])";
+    let topology = Topology::new(Link::default()).unwrap();
+    let config = json!({ "interfaces": [interface("xdp", &topology)], "shards": 1, "connections": 16 });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    let _server = topology.spawn(Side::Peer, &["python3", "-c", SERVER]).unwrap();
+    topology.wait_for_peer_listener(8900).unwrap();
+    let before = descriptors(&engine);
+    assert_eq!(told(&topology, &engine, PROGRAM), "ENOBUFS 16\nENOBUFS again\n");
+    wait_until(|| descriptors(&engine) == before);
+}
+
+#[test]
+fn a_session_out_of_memory_says_so_and_loses_nothing() {
+    // More than the session's 256 MiB in all, to a peer that does not read.
+    const PROGRAM: &str = "import socket,errno,time\n\
+        all=[]; sent=0; error='none'\n\
+        while len(all)<400 and error in ('none','EAGAIN'):\n\
+        \x20s=socket.create_connection(('10.9.0.1',8901)); s.setblocking(False); all.append(s)\n\
+        \x20s.setsockopt(socket.SOL_SOCKET,socket.SO_LINGER,b'\\1\\0\\0\\0\\0\\0\\0\\0')\n\
+        \x20try:\n\
+        \x20 while True: sent+=s.send(b'x'*65536)\n\
+        \x20except OSError as e: error=errno.errorcode[e.errno]\n\
+        print(error, sent>200<<20)\n\
+        for s in all: s.close()\n\
+        c=socket.create_connection(('10.9.0.1',8902)); data=bytes(range(256))*4096\n\
+        rest=memoryview(data)\n\
+        for turn in range(200):\n\
+        \x20try: rest=rest[c.send(rest):]\n\
+        \x20except OSError as e: time.sleep(0.025)\n\
+        \x20if not rest: break\n\
+        c.shutdown(socket.SHUT_WR)\n\
+        got=b''\n\
+        while True:\n\
+        \x20piece=c.recv(65536); got+=piece\n\
+        \x20if not piece: break\n\
+        print('whole' if got==data else len(got))";
+    const SERVER: &str = "import socket,threading\n\
+        silent=socket.create_server(('10.9.0.1',8901),backlog=500); echo=socket.create_server(('10.9.0.1',8902))\n\
+        def hold():\n\
+        \x20all=[]\n\
+        \x20while True: all.append(silent.accept()[0])\n\
+        threading.Thread(target=hold,daemon=True).start()\n\
+        c=echo.accept()[0]; data=b''\n\
+        while True:\n\
+        \x20piece=c.recv(65536); data+=piece\n\
+        \x20if not piece: break\n\
+        c.sendall(data); c.close()";
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start(&topology, "xdp").unwrap();
+    let server = topology.spawn(Side::Peer, &["python3", "-c", SERVER]).unwrap();
+    topology.wait_for_peer_listener(8902).unwrap();
+    assert_eq!(told(&topology, &engine, PROGRAM), "ENOBUFS True\nwhole\n");
+    assert!(server.finish(20).unwrap().status.success());
+}
+
 /// A library of another version, played by a go-between that changes the version (or a size) in the hello of this one.
 #[test]
 fn a_library_of_another_build_says_which_side_to_update() {
