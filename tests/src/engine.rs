@@ -3,6 +3,7 @@
 use crate::topology::{INTERFACE, OUR_ADDRESS, Topology};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,6 +12,11 @@ pub struct Engine {
     pub name: String,
     namespace: String,
     directory: tempfile::TempDir,
+}
+
+/// A configuration of one interface.
+pub fn one(kind: &str, topology: &Topology) -> Value {
+    json!({ "interfaces": [interface(kind, topology)] })
 }
 
 /// The configuration of one xdp or packet interface at the usual address.
@@ -95,6 +101,25 @@ impl Engine {
         let keeper = self.keeper()?;
         let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"))?;
         children.split_whitespace().next().context("the keeper has no engine")?.parse().context("pid")
+    }
+
+    /// What the descriptors of the table that keeper and engine share lead to, kind by kind.
+    pub fn descriptors(&self) -> BTreeMap<String, usize> {
+        let mut kinds = BTreeMap::new();
+        for entry in std::fs::read_dir(format!("/proc/{}/fd", self.keeper().unwrap())).unwrap() {
+            // One that the engine closes this moment cannot be read any more.
+            let Ok(target) = std::fs::read_link(entry.unwrap().path()) else { continue };
+            let target = target.to_string_lossy().into_owned();
+            *kinds.entry(target.split(":[").next().unwrap_or_default().to_owned()).or_default() += 1;
+        }
+        kinds
+    }
+
+    /// What a Python program under Persona prints; its errors too.
+    pub fn told(&self, topology: &Topology, program: &str) -> String {
+        let running = topology.spawn(crate::Side::Persona(self), &["python3", "-c", program]).unwrap();
+        let finished = running.finish(60).unwrap();
+        finished.stdout + &finished.stderr
     }
 
     /// Waits until a program under Persona listens on `port`.

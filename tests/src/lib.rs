@@ -2,10 +2,12 @@
 //! in either. The tests themselves are in `tests/`; each makes its own topology with unique names and leaves nothing
 //! behind, whether it passes, fails or is interrupted.
 
+pub mod attempt;
 pub mod engine;
 pub mod process;
 pub mod topology;
 
+pub use attempt::{Attempt, Lack};
 pub use engine::Engine;
 pub use process::{Finished, Running, Side};
 pub use topology::{Link, Topology};
@@ -31,4 +33,15 @@ pub fn binary(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Waits for a condition, 10 s at most.
+pub fn wait_until(mut condition: impl FnMut() -> bool) {
+    for _ in 0..400 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    panic!("not within 10 s");
 }

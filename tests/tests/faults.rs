@@ -5,9 +5,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use persona_tests::engine::interface;
 use persona_tests::topology::{INTERFACE, OUR_ADDRESS, PEER_ADDRESS};
-use persona_tests::{Engine, Link, Running, Side, Topology, binary};
+use persona_tests::{Engine, Link, Running, Side, Topology, binary, wait_until};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// A second address of the host beside the engine's, for traffic that is not ours.
@@ -35,16 +34,6 @@ fn exact(transfer: (Running, Running)) {
         let end = end.finish(120).unwrap();
         assert!(end.status.success(), "{}{}", end.stdout, end.stderr);
     }
-}
-
-fn wait_until(mut condition: impl FnMut() -> bool) {
-    for _ in 0..400 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(25));
-    }
-    panic!("not within 10 s");
 }
 
 fn xdp_attached(topology: &Topology) -> bool {
@@ -102,7 +91,7 @@ fn serves(topology: &Topology, engine: &Engine, side: Side<'_>, address: &str) {
     topology.succeed(Side::Persona(engine), &[&transfer, "connect", "both", "1000000", address], 30).unwrap();
     assert!(server.finish(20).unwrap().status.success());
     // The program's session ends a moment after it.
-    wait_until(|| !descriptors(engine).keys().any(|kind| kind.starts_with("/memfd:persona-session")));
+    wait_until(|| !engine.descriptors().keys().any(|kind| kind.starts_with("/memfd:persona-session")));
 }
 
 /// Kills the engine and waits for its successor.
@@ -110,18 +99,6 @@ fn killed(engine: &Engine) {
     let before = engine.engine_pid().unwrap();
     kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
     wait_until(|| engine.engine_pid().is_ok_and(|pid| pid != before) && engine.json(&["info"]).is_ok());
-}
-
-/// What the descriptors of the table that keeper and engine share lead to, kind by kind.
-fn descriptors(engine: &Engine) -> BTreeMap<String, usize> {
-    let mut kinds = BTreeMap::new();
-    for entry in std::fs::read_dir(format!("/proc/{}/fd", engine.keeper().unwrap())).unwrap() {
-        // One that the engine closes this moment cannot be read any more.
-        let Ok(target) = std::fs::read_link(entry.unwrap().path()) else { continue };
-        let target = target.to_string_lossy().into_owned();
-        *kinds.entry(target.split(":[").next().unwrap_or_default().to_owned()).or_default() += 1;
-    }
-    kinds
 }
 
 #[test]
@@ -145,12 +122,12 @@ fn a_successor_that_cannot_start_leaves_the_link_to_the_one_that_can() {
     wait_until(|| engine.json(&["info"]).is_ok());
     let address = format!("{PEER_ADDRESS}:7004");
     serves(&topology, &engine, Side::Peer, &address);
-    let before = descriptors(&engine);
+    let before = engine.descriptors();
     killed(&engine);
     serves(&topology, &engine, Side::Peer, &address);
     // Nothing gathers. A connection of the command's may be on its way out, now or before.
     let of = |kind: &String| before.get(kind).copied().unwrap_or(0);
-    wait_until(|| descriptors(&engine).iter().all(|(kind, count)| *count <= of(kind)));
+    wait_until(|| engine.descriptors().iter().all(|(kind, count)| *count <= of(kind)));
 }
 
 #[test]
@@ -164,14 +141,14 @@ fn an_engine_killed_on_a_packet_port_comes_back_without_leaving_a_socket() {
     // A successor has copies of what the first engine made, and the next one has no more.
     killed(&engine);
     serves(&topology, &engine, Side::Peer, &address);
-    let before = (sockets(), descriptors(&engine));
+    let before = (sockets(), engine.descriptors());
     assert!(before.0 > 2, "a heading and a socket for each queue");
     for _ in 0..2 {
         killed(&engine);
         serves(&topology, &engine, Side::Peer, &address);
     }
     // The connections of the programs that have ended go when the engine has seen their end.
-    wait_until(|| (sockets(), descriptors(&engine)) == before);
+    wait_until(|| (sockets(), engine.descriptors()) == before);
     topology.assert_kernel_saw_no_tcp().unwrap();
 }
 
@@ -189,12 +166,12 @@ fn a_tap_that_the_engine_made_outlives_it_with_what_the_host_has_there() {
     let first = (index(), mac());
     killed(&engine);
     serves(&topology, &engine, Side::Host, "10.9.5.1:7004");
-    let before = (first.0, first.1, descriptors(&engine));
+    let before = (first.0, first.1, engine.descriptors());
     for _ in 0..2 {
         killed(&engine);
         serves(&topology, &engine, Side::Host, "10.9.5.1:7004");
     }
-    wait_until(|| (index(), mac(), descriptors(&engine)) == before);
+    wait_until(|| (index(), mac(), engine.descriptors()) == before);
     engine.down().unwrap();
     assert!(is_gone(&topology, "made0"), "what was made for the engine goes with it");
 }
