@@ -30,7 +30,7 @@ export! {
         if entry == Entry::Internal {
             return answer::<()>(Err(Errno(libc::EBADF)));
         }
-        copied(entry, real::dup(fd))
+        copied_low(fd, copied(entry, real::dup(fd)))
     }
 
     fn dup2(from: c_int, to: c_int) -> c_int {
@@ -71,7 +71,9 @@ export! {
         match (entry, command) {
             (Entry::Foreign, _) => copied_by(command, entry, real::fcntl(fd, command, argument)),
             (Entry::Internal, _) => answer::<()>(Err(Errno(libc::EBADF))),
-            (_, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => copied(entry, real::fcntl(fd, command, argument)),
+            (_, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
+                copied_low(fd, copied(entry, real::fcntl(fd, command, argument)))
+            }
             (Entry::Socket(_), libc::F_GETFL | libc::F_SETFL) => match Handle::unrelayed(fd) {
                 Some(handle) => flags(&handle, command, argument),
                 None => real::fcntl(fd, command, argument),
@@ -177,6 +179,12 @@ fn ready_for_stdio(from: c_int, to: c_int) {
     if (libc::STDIN_FILENO..=libc::STDERR_FILENO).contains(&to) {
         let _ = relay::enter_if_ours(from);
     }
+}
+
+/// As [`ready_for_stdio`] for a copy whose number the kernel has chosen, as in `close(0); dup(fd)`.
+fn copied_low(from: c_int, copy: c_int) -> c_int {
+    ready_for_stdio(from, copy);
+    copy
 }
 
 /// A foreign descriptor's copy may take a number we have an old entry for.

@@ -4,7 +4,7 @@
 use core::ffi::{CStr, c_char, c_int};
 use core::mem::MaybeUninit;
 
-use crate::sys;
+use crate::{environment, sys};
 
 /// Bytes of a file that are looked at: the ELF header and its program headers lie in them, or it is unusual.
 const HEAD: usize = 4096;
@@ -47,7 +47,7 @@ impl Path {
             return Path::of(file);
         }
         let mut buffer = [0; LONGEST_PATH];
-        let directories = sys::environment(c"PATH", &mut buffer).unwrap_or(b"/bin:/usr/bin");
+        let directories = environment::current(c"PATH", &mut buffer).unwrap_or(b"/bin:/usr/bin");
         directories.split(|byte| *byte == b':').find_map(|directory| {
             let directory = if directory.is_empty() { b"." } else { directory };
             Path::joined(&[directory, b"/", name]).filter(Path::is_executable)

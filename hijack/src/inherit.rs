@@ -12,8 +12,8 @@ use persona_channel::layout::state_bits;
 
 use crate::attach;
 use crate::handle::Handle;
-use crate::sys;
 use crate::table::{self, Entry, SocketId};
+use crate::{environment, sys};
 
 const VARIABLE: &CStr = c"PERSONA_SOCKETS";
 const LIBRARY: &[u8] = b"libpersona.so";
@@ -39,12 +39,7 @@ fn take_over() {
     if LOOKED.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
         return;
     }
-    // SAFETY: the name is NUL-terminated; the value is read before anybody could change it.
-    let value = unsafe { libc::getenv(VARIABLE.as_ptr()) };
-    if !value.is_null() {
-        // SAFETY: getenv returns a NUL-terminated string.
-        adopt(unsafe { CStr::from_ptr(value) }.to_bytes());
-    }
+    environment::with_ours(VARIABLE, adopt);
     LOOKED.store(2, Ordering::Release);
 }
 
@@ -161,9 +156,10 @@ impl Environment {
             *list.next()? = text.string(|text| preload(text, old_preload))?;
             for name in KEPT {
                 // SAFETY: as above.
-                let present = unsafe { strings(envp) }.any(|string| names(string, name.to_bytes()));
+                let present =
+                    unsafe { strings(envp) }.any(|string| environment::value_of(string, name.to_bytes()).is_some());
                 let mut value = [0; 2048];
-                if let Some(value) = sys::environment(name, &mut value)
+                if let Some(value) = environment::ours(name, &mut value)
                     && !present
                 {
                     *list.next()? = text.string(|text| {
@@ -189,10 +185,6 @@ impl Drop for Environment {
         // SAFETY: mapped by `naming_sockets`; exec has failed, so nobody uses it any more.
         unsafe { sys::unmap(self.memory, self.length) };
     }
-}
-
-fn names(string: &[u8], name: &[u8]) -> bool {
-    string.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&b'='))
 }
 
 /// `PERSONA_SOCKETS=...` for the sockets of the session that is alive.

@@ -5,8 +5,8 @@
 //! or to wake. Who is called first: the rooms with `export!` in them ([`io`], [`socket`], [`poll`], [`epoll`] ...) find
 //! a [`handle::Handle`] through the [`table`] and work on it.
 //!
-//! The library links std and uses none of it but thread locals: no allocation, no thread, no I/O of std's. Nothing runs
-//! when it is loaded. Everything is async-signal-safe once a process has attached.
+//! The library links std and uses none of it but thread locals: no allocation, no thread, no I/O of std's. When it is loaded
+//! one word is stored ([`environment`]). Everything is async-signal-safe once a process has attached.
 
 mod accept;
 mod address;
@@ -16,6 +16,7 @@ mod command;
 mod connect;
 mod critical;
 mod descriptors;
+mod environment;
 mod epoll;
 mod epoll_set;
 mod exec;

@@ -6,8 +6,8 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::attach::mark_internal;
-use crate::sys;
 use crate::table::{self, DESCRIPTORS, Entry};
+use crate::{environment, sys};
 
 const DEFAULT_RUN_DIR: &[u8] = b"/run/persona";
 const DEFAULT_NAME: &[u8] = b"default";
@@ -52,8 +52,8 @@ fn reached() -> libc::sockaddr_un {
 
 fn by_environment() -> Option<libc::sockaddr_un> {
     let (mut directory, mut name) = ([0; 108], [0; 108]);
-    let directory = sys::environment(c"PERSONA_RUN_DIR", &mut directory).filter(|value| !value.is_empty());
-    let name = sys::environment(c"PERSONA_NAME", &mut name).filter(|value| !value.is_empty());
+    let directory = environment::ours(c"PERSONA_RUN_DIR", &mut directory).filter(|value| !value.is_empty());
+    let name = environment::ours(c"PERSONA_NAME", &mut name).filter(|value| !value.is_empty());
     // SAFETY: all zero is a valid address record.
     let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;

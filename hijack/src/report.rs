@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use persona_channel::attach::reason;
 
 use crate::sys::{self, Errno};
-use crate::{address::Address, attach};
+use crate::{address::Address, attach, environment};
 
 /// 0 unknown, 1 off, 2 on.
 static DEBUG: AtomicU32 = AtomicU32::new(0);
@@ -36,7 +36,7 @@ fn switch(cell: &AtomicU32, name: &CStr) -> bool {
     match cell.load(Ordering::Relaxed) {
         0 => {
             let mut value = [0; 16];
-            let on = sys::environment(name, &mut value).is_some_and(|value| !matches!(value, b"" | b"0"));
+            let on = environment::ours(name, &mut value).is_some_and(|value| !matches!(value, b"" | b"0"));
             cell.store(if on { 2 } else { 1 }, Ordering::Relaxed);
             on
         }

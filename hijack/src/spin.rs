@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::sys;
+use crate::{environment, sys};
 
 /// Microseconds plus one; 0: not asked yet.
 static LONGEST: AtomicU32 = AtomicU32::new(0);
@@ -13,7 +13,7 @@ fn longest() -> u32 {
     match LONGEST.load(Ordering::Relaxed) {
         0 => {
             let mut text = [0; 12];
-            let digits = sys::environment(c"PERSONA_SPIN", &mut text).unwrap_or(b"0");
+            let digits = environment::ours(c"PERSONA_SPIN", &mut text).unwrap_or(b"0");
             let value = digits
                 .iter()
                 .take_while(|byte| byte.is_ascii_digit())

@@ -1,7 +1,7 @@
 //! System calls made directly, for the library's own business: they change no errno, are no cancellation points, and
 //! cannot recurse into the interposed names. Each returns the kernel's result or an [`Errno`].
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{c_int, c_void};
 
 /// An errno value, always positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -289,18 +289,4 @@ pub fn now() -> u64 {
     // SAFETY: clock_gettime writes the record it is given (and is async-signal-safe).
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// Copies the value of an environment variable into `buffer`; None if it is unset or does not fit.
-pub fn environment<'a>(name: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    // SAFETY: name is NUL-terminated; the value is copied at once.
-    let value = unsafe { libc::getenv(name.as_ptr()) };
-    if value.is_null() {
-        return None;
-    }
-    // SAFETY: getenv returns a NUL-terminated string.
-    let value = unsafe { CStr::from_ptr(value) }.to_bytes();
-    let target = buffer.get_mut(..value.len())?;
-    target.copy_from_slice(value);
-    Some(target)
 }

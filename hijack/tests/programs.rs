@@ -155,6 +155,7 @@ cases!("family":
     formatted_output,
     fork_by_system_call,
     exec_of_a_stranger,
+    exec_by_env_of_a_stranger,
     exec_keeps_sockets,
     passed_over_a_socket,
 );

@@ -368,6 +368,38 @@ static void exec_of_a_stranger(void) {
     reap(child);
 }
 
+/* env has the library in it and drops the environment before it makes the call by which the library would notice. */
+static void exec_by_env_of_a_stranger(void) {
+    for (int low = 0; low < 2; low++) {
+        int pair[2];
+        join_pair(pair);
+        write_all(pair[1], "before\n", 7);
+        pid_t child = fork();
+        if (child == 0) {
+            /* At a number of its own, or as inetd does it. */
+            CHECK(close(0) == 0);
+            if (low)
+                CHECK(fcntl(pair[0], F_DUPFD, 0) == 0);
+            else
+                CHECK(dup2(pair[0], 9) == 9);
+            CHECK(close(pair[0]) == 0 && close(pair[1]) == 0);
+            const char *script = low ? "exec cat >&0" : "exec cat <&9 >&9";
+            execlp("env", "env", "-i", "/bin/sh", "-c", script, NULL);
+            _exit(9);
+        }
+        CHECK(close(pair[0]) == 0);
+        char buffer[16];
+        read_all(pair[1], buffer, 7);
+        CHECK(memcmp(buffer, "before\n", 7) == 0);
+        write_all(pair[1], "after\n", 6);
+        read_all(pair[1], buffer, 6);
+        CHECK(memcmp(buffer, "after\n", 6) == 0);
+        CHECK(shutdown(pair[1], SHUT_WR) == 0);
+        CHECK(read(pair[1], buffer, 1) == 0);
+        reap(child);
+    }
+}
+
 /* Second half of exec_keeps_sockets: the new image, with connection 10 and listener 11. */
 static void carried(void) {
     struct sockaddr_in sin;
@@ -468,6 +500,7 @@ int main(int argc, char **argv) {
                                         CASE(formatted_output),
                                         CASE(fork_by_system_call),
                                         CASE(exec_of_a_stranger),
+                                        CASE(exec_by_env_of_a_stranger),
                                         CASE(exec_keeps_sockets),
                                         CASE(carried),
                                         CASE(passed_over_a_socket),
