@@ -105,7 +105,7 @@ fn claim(listener: &Handle, flags: c_int) -> Result<Option<Handle>> {
     };
     let new = listener.session.socket(accepted.slot);
     socket::begin(&new, flags);
-    new.cursor.file_flags.fetch_or(listener.flags() & private_flags::INLINE_URGENT, Ordering::Relaxed);
+    new.cursor.file_flags.fetch_or(listener.flags() & private_flags::INHERITED, Ordering::Relaxed);
     let (from, to) = (listener.socket.cursor, new.cursor);
     to.receive_timeout.store(from.receive_timeout.load(Ordering::Relaxed), Ordering::Relaxed);
     to.send_timeout.store(from.send_timeout.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -23,7 +23,14 @@ pub mod private_flags {
     pub const DISCONNECTED: u32 = 1 << 29;
     /// bind() has named an address, which outlives failed attempts.
     pub const ADDRESS_BOUND: u32 = 1 << 28;
-    pub const ALL: u32 = INLINE_URGENT | CONNECT_PENDING | DISCONNECTED | ADDRESS_BOUND;
+    /// A listener that was brought back has SO_REUSEADDR or SO_REUSEPORT for its relatives' sake: the application did not set
+    /// it, and does not see it.
+    pub const REUSE_ADDRESS_LENT: u32 = 1 << 27;
+    pub const REUSE_PORT_LENT: u32 = 1 << 26;
+    /// What an accepted connection has from its listener.
+    pub const INHERITED: u32 = INLINE_URGENT | REUSE_ADDRESS_LENT | REUSE_PORT_LENT;
+    pub const ALL: u32 =
+        INLINE_URGENT | CONNECT_PENDING | DISCONNECTED | ADDRESS_BOUND | REUSE_ADDRESS_LENT | REUSE_PORT_LENT;
 }
 
 #[derive(Clone, Copy)]

@@ -75,6 +75,10 @@ pub fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<(
             command::ask(handle, op::SET_OPTION, &arguments(level, name, value), &mut [])?;
         }
     }
+    if level == libc::SOL_SOCKET {
+        // From now on it is what the application wants.
+        handle.set_flag(lent(name), false);
+    }
     if handle.is_relayed() && level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) {
         relay::set_timeouts(handle);
     }
@@ -82,6 +86,15 @@ pub fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<(
         remember(handle, level, name, value);
     }
     Ok(())
+}
+
+/// The flag that says of an option of SOL_SOCKET that only a listener's return has set it.
+fn lent(name: c_int) -> u32 {
+    match name {
+        libc::SO_REUSEADDR => private_flags::REUSE_ADDRESS_LENT,
+        libc::SO_REUSEPORT => private_flags::REUSE_PORT_LENT,
+        _ => 0,
+    }
 }
 
 /// Options that any integer sets, whatever state the socket is in.
@@ -116,6 +129,7 @@ fn get(handle: &Handle, level: c_int, name: c_int, room: usize, bytes: &mut [u8;
         (libc::SOL_SOCKET, libc::SO_ERROR) => handle.take_error().map_or(0, |Errno(errno)| errno),
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => cursor.receive_low.load(Ordering::Acquire).max(1) as c_int,
         (libc::SOL_SOCKET, libc::SO_OOBINLINE) => c_int::from(handle.has_inline_urgent()),
+        (libc::SOL_SOCKET, _) if handle.flags() & lent(name) != 0 => 0,
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => {
             return put_time(bytes, cursor.receive_timeout.load(Ordering::Acquire));
         }
@@ -313,6 +327,17 @@ pub fn repeat(from: &Handle, to: &Handle) {
     for_each_remembered(from, |level, name, value| {
         let _ = set(to, level, name, value);
     });
+}
+
+/// True if the application has switched an option on before the socket listened.
+pub fn is_remembered_on(handle: &Handle, wanted_level: c_int, wanted_name: c_int) -> bool {
+    let mut on = false;
+    for_each_remembered(handle, |level, name, value| {
+        if (level, name) == (wanted_level, wanted_name) {
+            on = integer(value).is_ok_and(|number| number != 0);
+        }
+    });
+    on
 }
 
 fn for_each_remembered(handle: &Handle, mut act: impl FnMut(c_int, c_int, &[u8])) {

@@ -3,7 +3,9 @@
 //! same numbers, epoll memberships included. As long as there is no engine the caller looks again from time to time.
 //!
 //! Every process of a family does so for itself when it wants to accept, in a session of its own. The new listeners have
-//! SO_REUSEPORT, so that relatives of one user share the address. A process that only holds the descriptor does
+//! SO_REUSEPORT, so that relatives of one user share the address; getsockopt does not show it unless the application has
+//! set it. A program of the same user that sets SO_REUSEPORT itself could share the address as well: it is one that could
+//! also do as it likes with the family's processes. A process that only holds the descriptor does
 //! nothing: connections would come to it that nobody accepts.
 
 use core::ffi::c_int;
@@ -12,7 +14,7 @@ use core::sync::atomic::Ordering;
 use persona_channel::layout::{op, state_bits};
 
 use crate::address::Address;
-use crate::handle::Handle;
+use crate::handle::{Handle, private_flags};
 use crate::lock::Lock;
 use crate::sys::{self, Errno, Result};
 use crate::table::{self, Entry};
@@ -22,6 +24,10 @@ use crate::{command, descriptors, epoll, options, report, socket};
 pub const RETRY: u64 = 500_000_000;
 /// What listen() is told where the backlog is not known, in an image that inherited the listener: as many as possible.
 const LARGEST_BACKLOG: u32 = u32::MAX >> 1;
+
+/// What relatives need to share an address, and how it is noted that the application did not ask for it.
+const LENT: [(c_int, u32); 2] =
+    [(libc::SO_REUSEADDR, private_flags::REUSE_ADDRESS_LENT), (libc::SO_REUSEPORT, private_flags::REUSE_PORT_LENT)];
 
 /// Held by the thread that brings a listener back; others of the process go on waiting meanwhile.
 static TURN: Lock = Lock::new();
@@ -91,8 +97,11 @@ fn listen_as(orphan: &Handle, fresh: &Handle, (address, backlog): (Address, u32)
         to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
     }
     options::repeat(orphan, fresh);
-    for name in [libc::SO_REUSEADDR, libc::SO_REUSEPORT] {
-        options::set(fresh, libc::SOL_SOCKET, name, &1i32.to_ne_bytes())?;
+    for (name, lent) in LENT {
+        if orphan.flags() & lent != 0 || !options::is_remembered_on(orphan, libc::SOL_SOCKET, name) {
+            options::set(fresh, libc::SOL_SOCKET, name, &1i32.to_ne_bytes())?;
+            fresh.set_flag(lent, true);
+        }
     }
     command::ask(fresh, op::BIND, &address.arguments(), &mut [])?;
     socket::listen_ours(fresh, backlog)

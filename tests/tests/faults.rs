@@ -338,7 +338,9 @@ def serve(s, wait):
         wait()
         try: c = s.accept()[0]
         except BlockingIOError: continue
-        c.sendall(b'here')
+        # create_server sets the one and not the other, whatever brought the listener back.
+        set_ = [s.getsockopt(socket.SOL_SOCKET, name) for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT)]
+        c.sendall(b'here' if set_ == [1, 0] else b'with options %r' % set_)
         c.close()
 def by_poll(s):
     s.setblocking(False)
