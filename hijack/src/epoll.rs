@@ -5,16 +5,16 @@ use core::ffi::c_int;
 use core::ptr::null;
 use core::sync::atomic::Ordering;
 
-use libc::{epoll_event, sigset_t, timespec};
+use libc::{epoll_event, pollfd, sigset_t, timespec};
 
 use crate::epoll_set::{self, DOORBELL, POKE, Set};
 use crate::export::export;
 use crate::handle::Handle;
 use crate::sys::{self, Errno, Result, answer};
 use crate::table::{self, Entry};
-use crate::{attach, real, relisten, report, spin};
+use crate::{attach, poll, real, relisten, report, spin};
 
-pub use crate::epoll_set::{release, relocate_poke, retain};
+pub use crate::epoll_set::{release, relocate_poke, retain, share_all};
 
 /// How long to wait: a moment of CLOCK_MONOTONIC, or for ever.
 #[derive(Clone, Copy)]
@@ -283,12 +283,13 @@ unsafe extern "C-unwind" fn wait(
         let left =
             if orphans_wait { Some(left.map_or(relisten::RETRY, |left| left.min(relisten::RETRY))) } else { left };
         // SAFETY: as above.
-        let outcome = unsafe { sleep(epfd, events, room, left, mask, fine) };
+        let (outcome, own_rung) = unsafe { sleep(set, epfd, events, room, left, mask, fine) };
         let (count, rung) = match &outcome {
             // SAFETY: the kernel filled so many events.
             Ok(filled) => unsafe { without_hidden(events, *filled) },
             Err(_) => (0, false),
         };
+        let rung = rung || own_rung;
         leave(set, epfd, rung);
         outcome?;
         // SAFETY: the rest of the room.
@@ -417,15 +418,31 @@ unsafe fn look(set: &'static Set, epfd: c_int, events: *mut epoll_event, room: u
     Ok(count)
 }
 
-/// Blocks in the kernel.
+/// Blocks in the kernel. Also returns whether a doorbell was rung that is no member of the set.
 unsafe extern "C-unwind" fn sleep(
+    set: &'static Set,
     epfd: c_int,
     events: *mut epoll_event,
     room: usize,
     left: Option<u64>,
     mask: *const sigset_t,
     fine: bool,
-) -> Result<usize> {
+) -> (Result<usize>, bool) {
+    let closed = pollfd { fd: -1, events: libc::POLLIN, revents: 0 };
+    let mut beside = [pollfd { fd: epfd, ..closed }, closed, closed];
+    for (place, doorbell) in beside[1..].iter_mut().zip(set.own_doorbells()) {
+        place.fd = doorbell;
+    }
+    if beside[1].fd >= 0 {
+        // SAFETY: the caller vouches for the mask.
+        if let Err(errno) = unsafe { poll::sleep(&mut beside, left, mask) } {
+            return (Err(errno), false);
+        }
+        let arguments = [epfd as usize, events as usize, room, 0, 0, 8];
+        // SAFETY: the caller vouches for the room.
+        let filled = unsafe { sys::call(libc::SYS_epoll_pwait, arguments) };
+        return (filled, beside[1..].iter().any(|bell| bell.revents != 0));
+    }
     let filled = match (fine, left) {
         (true, Some(left)) => {
             let time = timespec { tv_sec: (left / 1_000_000_000) as _, tv_nsec: (left % 1_000_000_000) as _ };
@@ -438,7 +455,7 @@ unsafe extern "C-unwind" fn sleep(
             unsafe { real::epoll_pwait(epfd, events, room as c_int, time, mask) }
         }
     };
-    if filled < 0 { Err(Errno(sys::errno())) } else { Ok(filled as usize) }
+    (if filled < 0 { Err(Errno(sys::errno())) } else { Ok(filled as usize) }, false)
 }
 
 /// Takes the hidden members out of what the kernel reported: how many are left, and whether the doorbell was there.

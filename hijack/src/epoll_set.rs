@@ -50,6 +50,10 @@ pub struct Set {
     parts: [AtomicU64; PARTS],
     /// Parts of dead sessions that have no listener any more which could come back; as in `parts`.
     childless: [AtomicU64; PARTS],
+    /// Other processes may wait on it: it was there when this one forked, or was forked.
+    shared: AtomicU32,
+    /// Bits of `parts` whose doorbell is no member of the real set, see [`Set::own_doorbells`].
+    apart: AtomicU32,
     /// Rounds, to let kernel and session go first by turns.
     pub turns: AtomicU32,
     /// The slot with which the next round begins when the last one ran out of room.
@@ -73,6 +77,8 @@ impl Set {
             kernel_members: AtomicU32::new(0),
             parts: [const { AtomicU64::new(0) }; PARTS],
             childless: [const { AtomicU64::new(0) }; PARTS],
+            shared: AtomicU32::new(0),
+            apart: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             next_turn: AtomicU32::new(0),
             nested: [const { AtomicI32::new(0) }; 4],
@@ -125,6 +131,19 @@ impl Set {
         self.parts.iter().any(|part| part.load(Ordering::Acquire) != 0)
     }
 
+    /// Doorbells that a thread has to wait for beside the set. In a set that other processes wait on, too, a doorbell of a
+    /// session that they do not know would wake them, and stay readable, until this process came to take its byte.
+    pub fn own_doorbells(&self) -> impl Iterator<Item = c_int> {
+        let apart = self.apart.load(Ordering::Acquire);
+        let cells = self.parts.iter().enumerate().filter(move |(index, _)| apart >> index & 1 != 0);
+        cells.filter_map(|(_, cell)| {
+            let word = cell.load(Ordering::Acquire);
+            let view = attach::view((word as u8).checked_sub(1)?);
+            let doorbell = wait::doorbell(view, WaitableId::new((word >> 8) as u32)?).ok()?;
+            (!view.is_dead()).then_some(doorbell)
+        })
+    }
+
     pub fn part_of(&self, session: u8) -> Option<Part> {
         self.parts().find(|part| part.view.index() == session)
     }
@@ -143,11 +162,18 @@ impl Set {
         let place = place.ok_or(Errno(libc::ENOMEM))?;
         let id = claim(session).ok_or(Errno(libc::ENOMEM))?;
         let part = Part { view, session, id };
-        let added = part.hide_members_in(epfd);
+        let apart = self.shared.load(Ordering::Acquire) != 0;
+        let added = part.hide_members_in(epfd, !apart);
         if added.is_err() {
             part.release();
         }
         added?;
+        let bit = self.parts.iter().position(|cell| core::ptr::eq(cell, place)).map_or(0, |index| 1 << index);
+        if apart {
+            self.apart.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.apart.fetch_and(!bit, Ordering::AcqRel);
+        }
         place.store((u64::from(view.index()) + 1) | (u64::from(id.get()) << 8), Ordering::Release);
         Ok(part)
     }
@@ -162,9 +188,10 @@ impl Part {
         self.session.interest(self.id, slot)
     }
 
-    /// Adds doorbell and poke to the real set.
-    fn hide_members_in(&self, epfd: c_int) -> Result<()> {
+    /// Adds the poke and, if wanted, the doorbell to the real set.
+    fn hide_members_in(&self, epfd: c_int, doorbell_too: bool) -> Result<()> {
         match wait::doorbell(self.view, self.id) {
+            Ok(_) if !doorbell_too => {}
             Ok(doorbell) => match sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, doorbell, libc::EPOLLIN as u32, DOORBELL) {
                 Ok(()) | Err(Errno(libc::EEXIST)) => {}
                 Err(errno) => return Err(errno),
@@ -437,7 +464,15 @@ pub fn allocate(kernel_members: u32) -> Option<u16> {
     let index =
         ALL.iter().position(|set| set.holders.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok())?;
     ALL[index].kernel_members.store(kernel_members, Ordering::Release);
+    ALL[index].shared.store(0, Ordering::Release);
     Some(index as u16)
+}
+
+/// This process is about to fork, or was forked: what sets there are have another process waiting on them.
+pub fn share_all() {
+    for set in ALL.iter().filter(|set| set.holders.load(Ordering::Acquire) > 0) {
+        set.shared.store(1, Ordering::Release);
+    }
 }
 
 pub fn retain(index: u16) {

@@ -4,10 +4,11 @@
 use libc::pid_t;
 
 use crate::export::export;
-use crate::{attach, real};
+use crate::{attach, epoll, real};
 
 export! {
     fn fork() -> pid_t {
+        epoll::share_all();
         let child = real::fork();
         if child == 0 {
             attach::in_child();
@@ -27,6 +28,7 @@ export! {
     }
 
     fn _Fork() -> pid_t {
+        epoll::share_all();
         let child = real::_Fork();
         if child == 0 {
             attach::in_child();

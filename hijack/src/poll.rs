@@ -294,7 +294,11 @@ unsafe extern "C-unwind" fn with_kernel(
     }
 }
 
-unsafe extern "C-unwind" fn sleep(fds: &mut [pollfd], left: Option<u64>, mask: *const sigset_t) -> Result<usize> {
+/// Blocks in the kernel's poll.
+///
+/// # Safety
+/// `mask` is null or valid.
+pub unsafe extern "C-unwind" fn sleep(fds: &mut [pollfd], left: Option<u64>, mask: *const sigset_t) -> Result<usize> {
     let time = left.map(|left| timespec { tv_sec: (left / 1_000_000_000) as _, tv_nsec: (left % 1_000_000_000) as _ });
     let time = time.as_ref().map_or(null(), |time| time as *const timespec);
     // SAFETY: the slice and the time live across the call; the caller vouches for the mask.

@@ -390,6 +390,51 @@ fn listeners_without_any_engine_sleep_until_one_comes() {
     }
 }
 
+/// Two processes that wait on one epoll set, made before the fork; each answers with its pid.
+const SHARED_SET: &str = "
+import os, select, socket
+s = socket.create_server(('10.9.0.2', 7020)); s.setblocking(False)
+e = select.epoll(); e.register(s, select.EPOLLIN)
+os.fork()
+while True:
+    e.poll()
+    try: c = s.accept()[0]
+    except BlockingIOError: continue
+    c.sendall(b'%d' % os.getpid()); c.close()
+";
+
+#[test]
+fn one_process_that_does_not_wait_keeps_nobody_awake_who_shares_its_epoll_set() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let engine = Engine::start(&topology, "xdp").unwrap();
+    let program = topology.spawn(Side::Persona(&engine), &["python3", "-c", SHARED_SET]).unwrap();
+    engine.wait_for_listener(7020).unwrap();
+    let connect =
+        format!("import socket\nc=socket.create_connection(('{OUR_ADDRESS}',7020),2)\nprint(c.recv(9).decode())");
+    let answer =
+        || topology.succeed(Side::Peer, &["python3", "-c", &connect], 5).map(|end| end.stdout.trim().to_owned());
+    let before = engine.engine_pid().unwrap();
+    kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+    wait_until(|| engine.engine_pid().is_ok_and(|pid| pid != before));
+    // Both listen for themselves, and both answer.
+    let mut seen = std::collections::BTreeSet::new();
+    wait_until(|| {
+        seen.extend(answer());
+        seen.len() == 2
+    });
+    let [stopped, other] = [seen.first().unwrap(), seen.last().unwrap()];
+    let stopped_pid = Pid::from_raw(stopped.parse().unwrap());
+    kill(stopped_pid, Signal::SIGSTOP).unwrap();
+    // By turns, so that one of them meets the stopped process.
+    for _ in 0..4 {
+        let _ = topology.spawn(Side::Peer, &["python3", "-c", &connect]).unwrap().finish(5);
+    }
+    assert_asleep(&[format!("{other}")]);
+    kill(stopped_pid, Signal::SIGCONT).unwrap();
+    wait_until(|| answer().is_ok_and(|pid| pid == *stopped));
+    drop(program);
+}
+
 /// Every thread of a process and of what it started, as a path below /proc.
 fn threads_below(pid: u32) -> Vec<String> {
     let mut threads = Vec::new();
