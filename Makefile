@@ -65,9 +65,10 @@ bench: install release
 	target/release/endtoend target/bench
 
 # SEEDS simulated connections of each family from seed FROM on, then everything that is ignored for its length.
-soak: install build
-	FROM=$(FROM) SEEDS=$(SEEDS) $(cargo) test --release -p persona-stack --lib -- --ignored --nocapture
-	PERSONA_TRANSFER_MIB=$(MIB) $(cargo) test --release --no-fail-fast -p persona-tests -- --ignored --nocapture
+soak: install
+	$(cargo) build --release --workspace
+	FROM=$(FROM) SEEDS=$(SEEDS) $(tests) --release --lib soak -- --ignored --nocapture
+	PERSONA_TRANSFER_MIB=$(MIB) $(tests) --release $(call of,tests) -- --ignored --nocapture
 
 fmt:
 	$(cargo) fmt --all

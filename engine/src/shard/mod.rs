@@ -279,11 +279,16 @@ impl<'a> Shard<'a> {
     fn open_session(&mut self, session: Arc<crate::session::Session>) {
         let token = sleep::Token::Session(session.index).data();
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        if let Err(error) = epoll::add(&self.epoll, session.event(self.links.index), token, edge) {
-            // Without the event the session is still served while the shard is awake, and never parked.
-            tracing::error!("session {}: its event cannot be watched: {error}", session.index);
-        }
+        let index = session.index;
+        let watched = epoll::add(&self.epoll, session.event(self.links.index), token, edge);
         self.host.sessions.insert(session);
+        if let Err(error) = watched {
+            // Without the event the session is served by looking at it, and the shard stays awake for it.
+            tracing::error!(
+                "session {index}: its event cannot be watched, the shard does not sleep while it lives: {error}"
+            );
+            self.host.sessions.cannot_watch(index);
+        }
     }
 
     fn forget_session(&mut self, session: u32) {
@@ -309,7 +314,10 @@ impl<'a> Shard<'a> {
                 attached.last_active = iteration;
                 found = true;
                 self.serve(index, marks);
-            } else if iteration - attached.last_active > PARK_AFTER && attached.session.view().attention(shard).park() {
+            } else if iteration - attached.last_active > PARK_AFTER
+                && !attached.unwatched
+                && attached.session.view().attention(shard).park()
+            {
                 // Another one has taken its place in the list.
                 self.host.sessions.park(index);
                 continue;

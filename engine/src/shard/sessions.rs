@@ -59,6 +59,8 @@ pub struct Attached {
     pub last_active: u64,
     /// Its attention is not looked at: whoever raises it writes the event. See [`Sessions::park`].
     parked: bool,
+    /// Its event cannot be watched: the shard has to look at its attention all the time.
+    pub(super) unwatched: bool,
     /// Marks that an iteration took and did not get to.
     unfinished: Option<Marks>,
 }
@@ -74,6 +76,7 @@ impl Attached {
             lanes: [LaneReader::new(); LANES],
             last_active: 0,
             parked: false,
+            unwatched: false,
             unfinished: None,
         }
     }
@@ -144,6 +147,8 @@ pub struct Sessions {
     list: Vec<Option<Box<Attached>>>,
     /// Those that are not parked: what the loop looks at.
     active: Vec<u32>,
+    /// How many of them have an event that is not watched.
+    unwatched: usize,
 }
 
 impl Sessions {
@@ -158,7 +163,23 @@ impl Sessions {
 
     pub fn remove(&mut self, session: u32) -> Option<Box<Attached>> {
         self.active.retain(|&active| active != session);
-        self.list.get_mut(session as usize)?.take()
+        let attached = self.list.get_mut(session as usize)?.take()?;
+        self.unwatched -= usize::from(attached.unwatched);
+        Some(attached)
+    }
+
+    /// The session's event will never wake the shard.
+    pub fn cannot_watch(&mut self, session: u32) {
+        if let Some(attached) = self.get(session)
+            && !std::mem::replace(&mut attached.unwatched, true)
+        {
+            self.unwatched += 1;
+        }
+    }
+
+    /// Whether the shard may sleep: every session can wake it.
+    pub fn all_watched(&self) -> bool {
+        self.unwatched == 0
     }
 
     /// Sessions whose attention is looked at.
@@ -171,6 +192,7 @@ impl Sessions {
     /// [`Attention::park`]: persona_channel::layout::Attention::park
     pub fn park(&mut self, session: u32) {
         if let Some(attached) = self.get(session)
+            && !attached.unwatched
             && !std::mem::replace(&mut attached.parked, true)
         {
             self.active.retain(|&active| active != session);
@@ -256,6 +278,13 @@ mod tests {
         assert!(sessions.active().is_empty() && sessions.unpark(3, 7) && !sessions.unpark(3, 8));
         assert_eq!(sessions.active(), [3]);
         assert_eq!(parse(owner_of_listener(3, slots[2])), Some((3, slots[2])));
+        assert!(sessions.all_watched());
+        sessions.cannot_watch(3);
+        sessions.cannot_watch(3);
+        sessions.park(3);
+        assert!(sessions.active() == [3] && !sessions.all_watched(), "nothing but looking at it would serve it");
+        sessions.remove(3);
+        assert!(sessions.all_watched());
     }
 
     #[test]

@@ -153,7 +153,11 @@ impl Shard<'_> {
         sleep_fence();
         // Marks that were put off are none: a session that had some made the last iteration a busy one.
         let done = [self.unfinished_relays.is_empty(), self.early.is_empty()];
-        if !self.links.is_empty() || done.contains(&false) || self.host.port_was_full {
+        if !self.links.is_empty()
+            || !self.host.sessions.all_watched()
+            || done.contains(&false)
+            || self.host.port_was_full
+        {
             return false;
         }
         let mut raised = false;
