@@ -429,7 +429,7 @@ fn one_process_that_does_not_wait_keeps_nobody_awake_who_shares_its_epoll_set() 
     for _ in 0..4 {
         let _ = topology.spawn(Side::Peer, &["python3", "-c", &connect]).unwrap().finish(5);
     }
-    assert_asleep(&[format!("{other}")]);
+    assert_asleep(std::slice::from_ref(other));
     kill(stopped_pid, Signal::SIGCONT).unwrap();
     wait_until(|| answer().is_ok_and(|pid| pid == *stopped));
     drop(program);
