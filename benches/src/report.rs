@@ -7,9 +7,10 @@ use std::path::Path;
 
 /// The table: medians, the median of the ratios with its spread, target beside measured.
 pub fn table(figures: &[Figure]) -> String {
+    let longest = figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
     let mut text = format!(
-        "{:<44} {:>10} {:>10} {:<7} {:>7} {:>15}  {}\n",
-        "figure", "Persona", "other", "unit", "ratio", "spread", "target"
+        "{:<longest$} {:>10} {:>10} {:<7} {:>7} {:>15}  {}\n",
+        "figure: one / other", "one", "other", "unit", "ratio", "spread", "target"
     );
     for figure in figures {
         let ((ours, theirs), ratios) = (figure.medians(), figure.ratios());
@@ -19,7 +20,7 @@ pub fn table(figures: &[Figure]) -> String {
         };
         let _ = writeln!(
             text,
-            "{:<44} {:>10} {:>10} {:<7} {:>7} {:>15}  {}",
+            "{:<longest$} {:>10} {:>10} {:<7} {:>7} {:>15}  {}",
             figure.name,
             number(ours),
             number(theirs),
@@ -56,7 +57,7 @@ fn number(value: f64) -> String {
 
 /// One line per pair.
 pub fn csv(figures: &[Figure]) -> String {
-    let mut text = String::from("figure,unit,pair,persona,other,ratio\n");
+    let mut text = String::from("figure,unit,round,one,other,ratio\n");
     for figure in figures {
         for (index, (ours, theirs)) in figure.pairs.iter().enumerate() {
             let _ = writeln!(text, "\"{}\",{},{index},{ours},{theirs},{}", figure.name, figure.unit, ours / theirs);
@@ -66,7 +67,7 @@ pub fn csv(figures: &[Figure]) -> String {
 }
 
 const ROW: usize = 26;
-const LEFT: usize = 330;
+const LEFT: usize = 450;
 const WIDTH: usize = 420;
 
 /// A bar per figure: the median ratio, its spread as a line, and a mark where both would be equal.
@@ -76,8 +77,8 @@ pub fn svg(figures: &[Figure]) -> String {
     let at = |ratio: f64| LEFT as f64 + ratio / most * WIDTH as f64;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{height}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"8\" y=\"17\">Persona / \
-         other, median and spread of the pairs</text>\n",
+         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"8\" y=\"17\">one / \
+         other, median and spread of the rounds</text>\n",
         LEFT + WIDTH + 70
     );
     for (index, figure) in figures.iter().enumerate() {
