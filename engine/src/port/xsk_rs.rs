@@ -62,7 +62,8 @@ impl XskRsPort {
         let frame = FrameSize::new(frame_size).map_err(|error| failed("sizing frames", error.to_string()))?;
         let config = UmemConfig::builder()
             .frame_size(frame)
-            .fill_queue_size(rx_size)
+            // Twice the frames, as `Geometry::fill_entries` explains: a frame can come back before its entry is free.
+            .fill_queue_size(size(2 * params.rx_frames)?)
             .comp_queue_size(tx_size)
             .build()
             .map_err(|error| failed("describing the packet memory", error.to_string()))?;
