@@ -8,7 +8,7 @@
 //! | `xdp-diverted` | the same behind Persona's XDP program, with an entry for the connection |
 //! | `xdp-port` | the engine's AF_XDP port |
 //! | `xsk-rs` | the engine's AF_XDP port on the xsk-rs crate (cargo feature `xsk-rs`) |
-//! | `packet` | packet_mmap rings of its own, one segment per frame; the host's stack sees each frame, too |
+//! | `packet` | packet_mmap rings of its own, one segment per frame in both directions (offloads off); the host's stack sees each frame, too |
 //! | `packet-diverted` | the same behind Persona's socket filter and tc program: the host sees nothing |
 //! | `packet-offload` | packet_mmap rings of its own with super-segments (PACKET_VNET_HDR) |
 

@@ -11,10 +11,12 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 /// Takes a whole super-segment, in pages.
 const LARGE: usize = 17 * 4096;
+/// Takes a segment of an MTU of 1,500 bytes and the headers before it.
 const SMALL: usize = 2048;
 /// Memory that the kernel takes in one piece.
 const BLOCK: usize = 1 << 20;
-const RECEIVE_BYTES: usize = 64 << 20;
+/// More slots of any size than the window holds segments.
+const RECEIVE_BYTES: usize = 96 << 20;
 const SEND_BYTES: usize = 8 << 20;
 /// Segments of a super-segment: the most that IPv4's length field allows.
 const SEGMENTS: usize = 44;
@@ -97,9 +99,10 @@ impl PacketRing {
         } else {
             set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")?;
         }
-        // A local sender's super-segments arrive whole in any case.
-        let rx = Slots::new(0, LARGE, RECEIVE_BYTES);
-        let tx = Slots::new(rx.blocks() * BLOCK, if offload { LARGE } else { SMALL }, SEND_BYTES);
+        // A peer on this host sends super-segments unless its offloads are off.
+        let size = if offload { LARGE } else { SMALL };
+        let rx = Slots::new(0, size, RECEIVE_BYTES);
+        let tx = Slots::new(rx.blocks() * BLOCK, size, SEND_BYTES);
         for (option, slots) in [(libc::PACKET_RX_RING, &rx), (libc::PACKET_TX_RING, &tx)] {
             set_option(fd.as_fd(), libc::SOL_PACKET, option, &slots.request()).context("making the rings")?;
         }
