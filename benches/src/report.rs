@@ -67,19 +67,21 @@ pub fn csv(figures: &[Figure]) -> String {
 }
 
 const ROW: usize = 26;
-const LEFT: usize = 450;
+/// Of a letter, at most on average.
+const LETTER: usize = 7;
 const WIDTH: usize = 420;
 
 /// A bar per figure: the median ratio, its spread as a line, and a mark where both would be equal.
 pub fn svg(figures: &[Figure]) -> String {
     let height = ROW * (figures.len() + 2);
     let most = figures.iter().flat_map(|figure| figure.ratios().last().copied()).fold(1.5, f64::max);
-    let at = |ratio: f64| LEFT as f64 + ratio / most * WIDTH as f64;
+    let left = 16 + LETTER * figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
+    let at = |ratio: f64| left as f64 + ratio / most * WIDTH as f64;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{height}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"8\" y=\"17\">one / \
          other, median and spread of the rounds</text>\n",
-        LEFT + WIDTH + 70
+        left + WIDTH + 70
     );
     for (index, figure) in figures.iter().enumerate() {
         let (ratio, ratios, top) = (figure.median_ratio(), figure.ratios(), ROW * (index + 1));
@@ -92,13 +94,13 @@ pub fn svg(figures: &[Figure]) -> String {
         let middle = top + ROW / 2;
         let _ = writeln!(
             text,
-            "<text x=\"8\" y=\"{}\">{}</text><rect x=\"{LEFT}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" \
+            "<text x=\"8\" y=\"{}\">{}</text><rect x=\"{left}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" \
              fill=\"{colour}\"/><line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"black\"/><text \
              x=\"{:.1}\" y=\"{}\">{ratio:.2}</text>",
             middle + 4,
             escape(&figure.name),
             top + 5,
-            at(ratio) - LEFT as f64,
+            at(ratio) - left as f64,
             ROW - 10,
             at(least),
             at(greatest),
