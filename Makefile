@@ -2,7 +2,7 @@
 #
 #   make demo    unmodified programs over Persona against the host's kernel, in two namespaces
 #   make test    all tests, with what each stage took
-#   make bench   criterion's benches, then the end-to-end measurements
+#   make bench   criterion's benches, the end-to-end measurements, instruction counts; QUICK=1 for a short look
 #   make apps    end-to-end tests with real programs alone
 #   make soak    the long versions: SEEDS=n seeds of the simulation, the full matrix
 #   make fmt     formats
@@ -12,6 +12,7 @@ SEEDS ?= 100000
 FROM ?= 1000
 MIB ?= 1024
 stage := deploy/stage
+quick := $(if $(QUICK),--quick)
 cargo := cargo
 
 # Always the whole workspace, with targets by name: a subset of packages has other features of the dependencies, and
@@ -59,10 +60,12 @@ lint-stages:
 apps: install build
 	$(tests) $(call of,hijack tests)
 
+# Two short rounds with QUICK=1, to see that everything can be measured. The counts come last: when they fail the
+# run, everything else has been measured.
 bench: install release
-	$(cargo) bench --workspace --benches
-	$(cargo) build --release -p persona-benches --bins
-	target/release/endtoend target/bench
+	$(cargo) bench -p persona-benches --features xsk-rs --bench '*' $(quick:%=-- %)
+	target/release/endtoend $(quick) target/bench
+	target/release/counts
 
 # SEEDS simulated connections of each family from seed FROM on, then everything that is ignored for its length.
 soak: install

@@ -1,5 +1,5 @@
 //! What the stack alone costs: sums, the two ends over memory beside smoltcp's, and their parts. A segment in costs a
-//! flow lookup, which shows in the difference between one connection and ten thousand.
+//! flow lookup, which shows in the difference between few connections and ten thousand.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use persona_benches::memory::{Ends, persona::Persona, smoltcp::Smoltcp};
@@ -59,9 +59,27 @@ fn halves(criterion: &mut Criterion) {
             });
         }
     }
-    let mut pair = Persona::connect(10_000);
-    group.bench_function("timers, nothing due, 10001 connections", |bench| bench.iter(|| black_box(pair.timers())));
     group.finish();
+}
+
+/// What does not depend on how much data moves.
+fn per_connection(criterion: &mut Criterion) {
+    for others in [10, 10_000] {
+        let mut pair = Persona::connect(others);
+        let of = format!("of {others} connections");
+        let mut group = criterion.benchmark_group("stack/lookup");
+        let mut index = 0;
+        group.bench_function(BenchmarkId::new("acknowledgement without news", &of), |bench| {
+            bench.iter(|| {
+                pair.find(index);
+                index = (index + 1) % usize::from(others);
+            });
+        });
+        group.finish();
+        let mut group = criterion.benchmark_group("stack/timer");
+        group.bench_function(BenchmarkId::new("nothing due", &of), |bench| bench.iter(|| black_box(pair.timers())));
+        group.finish();
+    }
 }
 
 /// Moves data until `segments` have gone and scales what the half took to exactly that many.
@@ -84,5 +102,5 @@ fn time_half(pair: &mut Persona, half: Half, segments: u64) -> Duration {
     spent.mul_f64(segments as f64 / (pair.segments() - before) as f64)
 }
 
-criterion_group!(benches, sums, two_ends, halves);
+criterion_group!(benches, sums, two_ends, halves, per_connection);
 criterion_main!(benches);

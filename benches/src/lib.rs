@@ -9,3 +9,4 @@ pub mod memory;
 pub mod minimal;
 pub mod report;
 pub mod sample;
+pub mod stream;

@@ -55,6 +55,11 @@ impl Wire {
         self.queue.push_back(frame);
     }
 
+    /// The frame that was sent last, if it is still on its way.
+    pub fn newest(&self) -> Option<&[u8]> {
+        self.queue.back().map(Vec::as_slice)
+    }
+
     pub fn pop(&mut self) -> Option<Vec<u8>> {
         self.queue.pop_front()
     }

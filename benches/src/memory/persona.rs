@@ -106,12 +106,19 @@ pub struct Persona {
     ends: [End; 2],
     now: Instant,
     application: Vec<u8>,
+    /// The last acknowledgement of each idle connection's handshake, as the second end got it.
+    acknowledgements: Vec<Vec<u8>>,
 }
 
 impl Persona {
     /// A connection that is established, beside `others` established connections that are idle.
     pub fn connect(others: u16) -> Self {
-        let mut pair = Self { ends: [End::new(1, 2), End::new(2, 1)], now: START, application: vec![0x5a; WRITE] };
+        let mut pair = Self {
+            ends: [End::new(1, 2), End::new(2, 1)],
+            now: START,
+            application: vec![0x5a; WRITE],
+            acknowledgements: Vec::new(),
+        };
         let listening = SocketAddr::new(address(2), TCP_PORT);
         let options = SocketOptions {
             nodelay: true,
@@ -126,9 +133,17 @@ impl Persona {
             let connection =
                 stack.connect(pair.now, OWNER, local, listening, &options, memory).expect("there is room to connect");
             memory.connection = Some(connection);
+            let mut acknowledgement = Vec::new();
             for _ in 0..4 {
                 pair.send();
+                if let Some(frame) = pair.ends[0].memory.out.newest() {
+                    acknowledgement = frame.to_vec();
+                }
                 pair.receive();
+            }
+            // The last one made is not idle.
+            if index < others {
+                pair.acknowledgements.push(acknowledgement);
             }
         }
         assert_eq!(pair.ends[1].stack.usage().connections, u32::from(others) + 1, "all handshakes are over");
@@ -186,6 +201,18 @@ impl Persona {
     /// Stream offset up to which the second application has read.
     pub fn offset(&self) -> u64 {
         self.ends[1].memory.read
+    }
+
+    /// The second end gets an acknowledgement that says nothing new, of the idle connection `index`: checked, found by
+    /// its addresses and ports, and done with. Nothing leaves for it.
+    pub fn find(&mut self, index: usize) {
+        let End { stack, memory, .. } = &mut self.ends[1];
+        stack.on_frame(self.now, PORT, &RxFrame::single(&self.acknowledgements[index]), memory);
+    }
+
+    /// Whether frames of the second end are on their way.
+    pub fn has_answered(&self) -> bool {
+        !self.ends[1].memory.out.is_empty()
     }
 
     /// When nothing is due: what asking and being told costs.
@@ -298,5 +325,16 @@ mod tests {
         assert!((least..least + least / 5).contains(&segments), "{segments} segments, {least} would be full");
         assert_eq!(pair.offset(), 1 << 20);
         assert!(pair.ends[1].memory.receive.iter().all(|&byte| byte == 0x5a));
+    }
+
+    #[test]
+    fn an_acknowledgement_without_news_is_found_and_not_answered() {
+        let mut pair = Persona::connect(3);
+        let before = pair.ends[1].stack.counters().value(persona_stack::Counter::TcpInSegs);
+        (0..3).for_each(|index| pair.find(index));
+        assert_eq!(pair.ends[1].stack.counters().value(persona_stack::Counter::TcpInSegs), before + 3);
+        pair.receive();
+        assert!(!pair.has_answered());
+        assert_eq!(pair.ends[1].stack.usage().connections, 4);
     }
 }
