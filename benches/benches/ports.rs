@@ -4,6 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use persona_engine::port::cut::{Cut, Device};
+use persona_engine::port::error::PortError;
 use persona_engine::port::headers::{Layout, put_be16};
 use persona_engine::port::memory::{self, pair};
 use persona_engine::port::merge::{BATCH, Batch, Received, Treatment};
@@ -13,6 +14,7 @@ use persona_engine::port::{Piece, Port, TxFrame, sum};
 use persona_stack::{Gso, RxChecksum, TxChecksum};
 use std::hint::black_box;
 use std::process::Command;
+use std::time::Duration;
 
 /// Payload of a segment of 1,500 bytes with timestamps.
 const SEGMENT: usize = 1448;
@@ -147,6 +149,17 @@ fn veth(criterion: &mut Criterion) {
     }
 }
 
+/// The kernel gives a queue back some time after the port before has closed its socket: until then opening it fails.
+fn when_free<P>(open: impl Fn() -> Result<P, PortError>) -> P {
+    for _ in 0..100 {
+        match open() {
+            Err(PortError::Busy { .. }) => std::thread::sleep(Duration::from_millis(20)),
+            outcome => return outcome.expect("an AF_XDP port"),
+        }
+    }
+    panic!("the queue stays taken for 2 s")
+}
+
 fn transmit_over_veth(criterion: &mut Criterion) {
     let source = Source::new();
     let pieces = source.pieces();
@@ -165,13 +178,13 @@ fn transmit_over_veth(criterion: &mut Criterion) {
         let counters = port.counters();
         assert_eq!(counters.tx_dropped, 0, "{name}: {counters:?}");
     };
-    measure("AF_XDP, kernel sums", Box::new(XdpPort::open(&own).expect("an AF_XDP port")));
+    measure("AF_XDP, kernel sums", Box::new(when_free(|| XdpPort::open(&own))));
     let software = xdp::Params { checksum_offload: false, ..own };
-    measure("AF_XDP, software sums", Box::new(XdpPort::open(&software).expect("an AF_XDP port")));
+    measure("AF_XDP, software sums", Box::new(when_free(|| XdpPort::open(&software))));
     #[cfg(feature = "xsk-rs")]
     {
         use persona_engine::port::xsk_rs::XskRsPort;
-        measure("AF_XDP on xsk-rs, software sums", Box::new(XskRsPort::open(&software).expect("an AF_XDP port")));
+        measure("AF_XDP on xsk-rs, software sums", Box::new(when_free(|| XskRsPort::open(&software))));
     }
     for (name, vnet) in [("packet_mmap, kernel cuts", true), ("packet_mmap, software", false)] {
         let params = packet::Params { vnet, ..packet::Params::blocks("ours") };
