@@ -34,7 +34,7 @@ fn answer(mut stream: TcpStream) -> Outcome<()> {
     stream.read_exact(&mut kind)?;
     match kind[0] {
         b'c' => stream.write_all(b"c")?,
-        b'q' => requests()?.add_own(stream)?,
+        b'q' => hand_over(stream)?,
         kind => {
             std::thread::spawn(move || complain(long(stream, kind)));
         }
@@ -68,15 +68,17 @@ fn long(mut stream: TcpStream, kind: u8) -> Outcome<()> {
     Ok(())
 }
 
-fn requests() -> Outcome<&'static Readable> {
+/// Gives the connection to the thread that answers requests, and starts it with the first.
+fn hand_over(stream: TcpStream) -> Outcome<()> {
     if let Some(set) = REQUESTS.get() {
-        return Ok(set);
+        return set.add_own(stream);
     }
     let set = Arc::new(Readable::new()?);
-    let own = set.clone();
-    std::thread::spawn(move || complain(own.echo_forever()));
+    set.add_own(stream)?;
     // One thread accepts, so that nobody was faster.
-    Ok(REQUESTS.get_or_init(|| set))
+    let set = REQUESTS.get_or_init(|| set).clone();
+    std::thread::spawn(move || complain(set.echo_forever()));
+    Ok(())
 }
 
 impl Readable {
