@@ -7,6 +7,8 @@
 
 /// Bytes of a rule in memory.
 pub const RULE_SIZE: usize = 64;
+/// Most rules of a policy: the library reads them into its caller's stack, which may be a signal handler's.
+pub const MOST_RULES: usize = 128;
 /// Longest program name a rule can hold.
 pub const PROGRAM_SIZE: usize = 36;
 

@@ -35,8 +35,8 @@ pub fn decide(handle: &Handle, side: Side, address: &Address) -> Option<u32> {
     (policy::decide(&rules[..length], &question) == Action::Host).then_some(reason::POLICY)
 }
 
-/// Rules that are looked at: as many as fit here, far more than anybody writes.
-const POLICY_ON_STACK: usize = 8 * 1024;
+/// Room for the longest policy.
+const POLICY_ON_STACK: usize = policy::MOST_RULES * RULE_SIZE;
 const _: () = assert!(POLICY_ON_STACK <= POLICY_SIZE);
 
 /// Replaces the socket by one of the kernel's under every number it has in this process. What the user's own policy

@@ -94,12 +94,10 @@ fn matches_pattern(pattern: &[u8], subject: &[u8]) -> bool {
     pattern[in_pattern..].iter().all(|&byte| byte == b'*')
 }
 
-/// Most rules that fit into the place that a session has for them.
-const RULES: usize = (64 * 1024 - 192) / policy::RULE_SIZE;
-
 pub(super) fn resolve_rules(files: Vec<RuleFile>, problems: &mut Vec<Problem>) -> Vec<Rule> {
-    if files.len() > RULES {
-        problems.push(Problem::new("rules", format_args!("{} of them: at most {RULES} are possible", files.len())));
+    if files.len() > policy::MOST_RULES {
+        let reason = format_args!("{} of them: at most {} are possible", files.len(), policy::MOST_RULES);
+        problems.push(Problem::new("rules", reason));
     }
     for (index, file) in files.iter().enumerate() {
         if file.verdict.is_none() {

@@ -261,6 +261,11 @@ fn wrong_values_are_refused_with_path_and_reason() {
             "rules[0]",
             "write two rules",
         ),
+        (
+            with_keys(&format!(r#""rules": [{}]"#, [r#"{"use": "host"}"#; 129].join(", "))),
+            "rules",
+            "129 of them: at most 128",
+        ),
         (with_keys(r#""rules": [{"port": "90-80", "use": "host"}]"#), "rules[0].port", "a port such as 443"),
         (with_keys(r#""rules": [{"protocol": "udp", "use": "host"}]"#), "rules[0].protocol", "`udp` is not tcp"),
         (with_keys(r#""sysctl": "net.ipv4.tcp_congestion_control=bbr""#), "sysctl", "`bbr` is not in this stack"),
