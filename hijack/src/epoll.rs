@@ -126,12 +126,11 @@ fn finish(result: Result<usize>) -> c_int {
     answer(result.map(|count| count as c_int))
 }
 
-/// The set behind a descriptor if it has members of ours (or sets with such inside).
+/// The set behind a descriptor. One without members of ours, too: another thread may add the first while we wait.
 fn ours(epfd: c_int, room: c_int) -> Option<&'static Set> {
     let Entry::Epoll(index) = table::get(epfd) else { return None };
     attach::check_process();
-    let set = epoll_set::set(index);
-    (room > 0 && (set.has_parts() || nested(set).next().is_some())).then_some(set)
+    (room > 0).then(|| epoll_set::set(index))
 }
 
 /// The sets with members of ours that are members of this one.
@@ -259,12 +258,12 @@ unsafe extern "C-unwind" fn wait(
         let orphans_wait = tend(set, 0);
         // Either world goes first in its turn: one that always has something to say must not keep the other waiting.
         let has_kernel = set.kernel_members.load(Ordering::Acquire) > 0;
-        let kernel_first = has_kernel && set.turns.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        let kernel_first = has_kernel && set.has_parts() && set.turns.fetch_add(1, Ordering::Relaxed) % 2 == 1;
         // SAFETY: the caller vouches for the room.
         let mut found = if kernel_first { unsafe { look(set, epfd, events, room) }? } else { 0 };
         // SAFETY: the rest of the room.
         found += unsafe { harvest(set, epfd, events.add(found), room - found) };
-        if found == 0 && !matches!(until, Until::Now) && spin::until(&|| has_news(set)) {
+        if found == 0 && !matches!(until, Until::Now) && set.has_parts() && spin::until(&|| has_news(set)) {
             continue;
         }
         if found > 0 || matches!(until, Until::Now) {
@@ -328,6 +327,7 @@ fn has_news(set: &Set) -> bool {
 
 /// Announces that this thread sleeps in the set. False: there is news.
 fn enter(set: &'static Set, epfd: c_int) -> bool {
+    set.enter();
     let mut idle = true;
     for part in set.parts() {
         epoll_set::adopt(&part);
@@ -342,6 +342,7 @@ fn enter(set: &'static Set, epfd: c_int) -> bool {
 /// The thread sleeps no more. `rung`: the doorbell was readable. Its byte is taken before others who sleep are
 /// announced again, else it could be the one that was meant for them.
 fn leave(set: &'static Set, epfd: c_int, rung: bool) {
+    set.leave();
     for part in set.parts() {
         if rung {
             part.drain(epfd);
@@ -361,6 +362,7 @@ const MOST_NESTED: u32 = 4;
 /// Somebody is about to wait for a set's descriptor in the kernel (poll on it, or a set it is inside of): from now on
 /// its doorbell rings, and if members of ours are ready already the descriptor is made readable.
 pub fn arm(set: &'static Set, epfd: c_int, depth: u32) {
+    set.enter();
     for part in set.parts() {
         // What woke an earlier wait is no news any more: the descriptor would stay readable for nothing.
         if !part.has_ready(epfd) {
@@ -382,6 +384,7 @@ pub fn arm(set: &'static Set, epfd: c_int, depth: u32) {
 
 /// Undoes [`arm`]. The doorbell's byte stays for whoever waits in the set itself.
 pub fn disarm(set: &'static Set, epfd: c_int, depth: u32) {
+    set.leave();
     for part in set.parts() {
         if part.waitable().leave() {
             epoll_set::poke(epfd);

@@ -9,7 +9,7 @@
 //! after an engine has died, when old and new sockets live side by side.
 
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 use persona_channel::layout::{EPOLL_SETS, Interest, SOCKET_WORDS, Waitable};
 use persona_channel::memory::{SessionRef, Slot, WaitableId};
@@ -44,6 +44,8 @@ static POKE_FD: AtomicI32 = AtomicI32::new(0);
 pub struct Set {
     /// Descriptors of this process that refer to it; 0: free.
     holders: AtomicU32,
+    /// Threads that wait for the set in the kernel, at least.
+    sleepers: AtomicU32,
     /// Members that are the kernel's, as far as we have seen them added and deleted.
     pub kernel_members: AtomicU32,
     /// Session plus one in the low byte, waitable above it; 0: none.
@@ -74,6 +76,7 @@ impl Set {
     const fn new() -> Set {
         Set {
             holders: AtomicU32::new(0),
+            sleepers: AtomicU32::new(0),
             kernel_members: AtomicU32::new(0),
             parts: [const { AtomicU64::new(0) }; PARTS],
             childless: [const { AtomicU64::new(0) }; PARTS],
@@ -144,6 +147,18 @@ impl Set {
         })
     }
 
+    /// A thread is about to wait in the kernel. Before it announces itself in the parts that there are: one that comes
+    /// later is told of it by [`Set::make_part`].
+    pub fn enter(&self) {
+        self.sleepers.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+    }
+
+    pub fn leave(&self) {
+        // A thread that was cancelled or jumped away is counted for ever, which costs needless bells and no more.
+        let _ = self.sleepers.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| count.checked_sub(1));
+    }
+
     pub fn part_of(&self, session: u8) -> Option<Part> {
         self.parts().find(|part| part.view.index() == session)
     }
@@ -175,6 +190,11 @@ impl Set {
             self.apart.fetch_and(!bit, Ordering::AcqRel);
         }
         place.store((u64::from(view.index()) + 1) | (u64::from(id.get()) << 8), Ordering::Release);
+        fence(Ordering::SeqCst);
+        for _ in 0..self.sleepers.load(Ordering::Acquire) {
+            // Nothing is listed yet; from now on news rings the doorbell, which those who sleep have among the members.
+            let _ = part.waitable().enter();
+        }
         Ok(part)
     }
 }

@@ -134,6 +134,7 @@ cases!("epoll":
     epoll_both_worlds,
     epoll_nested,
     epoll_add_wakes_a_sleeper,
+    epoll_add_wakes_a_sleeper_of_an_empty_set,
     epoll_forgets_closed_sockets,
 );
 

@@ -194,6 +194,37 @@ static void epoll_add_wakes_a_sleeper(void) {
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
+static void *sleep_in_poll(void *epfd) {
+    struct pollfd entry = {*(int *)epfd, POLLIN, 0};
+    CHECK(poll(&entry, 1, 10000) == 1);
+    CHECK(entry.revents == POLLIN);
+    return NULL;
+}
+
+/* A thread waits in the set before it has any member. */
+static void epoll_add_wakes_a_sleeper_of_an_empty_set(void) {
+    for (int late = 0; late < 2; late++) {
+        int pair[2], epfd = epoll_create1(0);
+        join_pair(pair);
+        if (!late)
+            write_all(pair[0], "early", 5);
+        struct sleeper sleeper = {epfd, pair[1]};
+        pthread_t threads[2], poller;
+        CHECK(pthread_create(&threads[0], NULL, sleep_in_epoll, &sleeper) == 0);
+        CHECK(pthread_create(&threads[1], NULL, sleep_in_epoll, &sleeper) == 0);
+        CHECK(pthread_create(&poller, NULL, sleep_in_poll, &epfd) == 0);
+        nap(100);
+        add(epfd, pair[1], EPOLLIN);
+        nap(100);
+        if (late)
+            write_all(pair[0], "later", 5);
+        CHECK(pthread_join(threads[0], NULL) == 0);
+        CHECK(pthread_join(threads[1], NULL) == 0);
+        CHECK(pthread_join(poller, NULL) == 0);
+        close(epfd);
+    }
+}
+
 static void epoll_forgets_closed_sockets(void) {
     int pair[2], epfd = epoll_create1(0);
     join_pair(pair);
@@ -224,6 +255,7 @@ int main(int argc, char **argv) {
                                         CASE(epoll_both_worlds),
                                         CASE(epoll_nested),
                                         CASE(epoll_add_wakes_a_sleeper),
+                                        CASE(epoll_add_wakes_a_sleeper_of_an_empty_set),
                                         CASE(epoll_forgets_closed_sockets),
                                         {0}};
     return run_case(tests, argc, argv);
