@@ -220,6 +220,8 @@ impl Conn<'_, '_> {
         tcb.start_quick_acks();
         tcb.cwnd = congestion::initial_window(tcb.mss);
         tcb.heard_at = now;
+        // As Linux: who has sent no data yet has been idle since now, not since the clock's origin.
+        tcb.sent_at = now;
         if tcb.has(flag::FIN_WANTED) {
             tcb.set_state(State::FinWait1);
         }

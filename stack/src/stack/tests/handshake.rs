@@ -36,6 +36,8 @@ fn active_open_reports_established() {
     assert_eq!((info.timestamps, info.sack, info.snd_scale, info.rcv_scale), (false, false, 0, 0));
     assert_eq!((info.snd_mss, info.cwnd), (1460, 14_600));
     assert_eq!(info.rtt, Duration::from_millis(30));
+    // Nothing was sent yet: idle since the handshake, as on Linux, not since the clock's origin.
+    assert_eq!(info.last_sent, Duration::ZERO);
     script.expect_nothing();
 }
 
