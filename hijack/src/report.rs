@@ -81,8 +81,7 @@ pub fn unreachable(path: &libc::sockaddr_un, Errno(errno): Errno) {
     for byte in path.sun_path.iter().take_while(|byte| **byte != 0) {
         line.push(*byte as u8);
     }
-    let outcome = if is_strict() { "TCP sockets are refused" } else { "TCP sockets stay on the host" };
-    let _ = writeln!(line, " ({}): {outcome}; start one with `persona up`", name_of(errno));
+    let _ = writeln!(line, " ({}): {}; start one with `persona up`", name_of(errno), outcome());
     line.print();
 }
 
@@ -92,8 +91,13 @@ pub fn refused(sentence: &str) {
         return;
     }
     let mut line = Line::new();
-    let _ = writeln!(line, "persona: the engine refuses: {sentence}");
+    let _ = writeln!(line, "persona: the engine refuses: {sentence}; {}", outcome());
     line.print();
+}
+
+/// What becomes of a program that is not served.
+fn outcome() -> &'static str {
+    if is_strict() { "TCP sockets are refused" } else { "TCP sockets stay on the host" }
 }
 
 fn sentence(code: u32) -> &'static str {

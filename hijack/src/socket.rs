@@ -104,6 +104,11 @@ fn accelerable(domain: c_int, kind: c_int, protocol: c_int) -> core::result::Res
 /// kinds (AF_UNIX, UDP for the resolver) are never the engine's to take.
 unsafe fn on_host(domain: c_int, kind: c_int, protocol: c_int, code: u32) -> c_int {
     let is_tcp = matches!(domain, libc::AF_INET | libc::AF_INET6) && kind & 0xf == libc::SOCK_STREAM;
+    if is_tcp && matches!(code, reason::FAMILY | reason::TYPE) {
+        // A server that has nothing but such a socket is just who wants to know why, and the engine's own `strict` is
+        // read from the session. Without an engine there is nobody to tell.
+        let _ = attach::current();
+    }
     if is_tcp && report::is_strict() {
         return answer::<c_int>(Err(Errno(match code {
             reason::NO_MEMORY => libc::ENOBUFS,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake::{FakeEngine, Settings, library};
 use persona_channel::attach::reason;
@@ -188,6 +188,19 @@ fn a_rule_keeps_a_port_on_the_host() {
 }
 
 #[test]
+fn a_program_with_ipv6_alone_is_told_of() {
+    let engine = FakeEngine::start("ipv6", Settings::default());
+    succeed(preloaded(&engine, &program("host")).arg("ipv6_alone"));
+    // The program did not wait for an answer: the report may still be on its way.
+    let reported = || engine.reasons().iter().any(|(code, _)| *code == reason::FAMILY);
+    let deadline = Instant::now() + PATIENCE;
+    while !reported() {
+        assert!(Instant::now() < deadline, "nothing was reported");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn a_session_without_free_slots_leaves_sockets_to_the_host() {
     let engine = FakeEngine::start("slots", Settings { sockets: Some(8), ..Settings::default() });
     succeed(preloaded(&engine, &program("host")).arg("slots_run_out"));
@@ -223,7 +236,8 @@ fn a_refusal_is_told_once() {
     let output = finish(preloaded(&engine, &program("host")).arg("loopback_stays_on_the_host"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert_eq!(said.matches("only members of the group persona may attach").count(), 1, "{said}");
+    let sentence = "only members of the group persona may attach; TCP sockets stay on the host";
+    assert_eq!(said.matches(sentence).count(), 1, "{said}");
 }
 
 #[test]

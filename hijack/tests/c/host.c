@@ -118,6 +118,12 @@ static void ruled_out(void) {
     CHECK(is_accelerated(server));
 }
 
+/* A program that has no other socket. */
+static void ipv6_alone(void) {
+    int fd = socket(AF_INET6, SOCK_STREAM, 0);
+    CHECK(fd >= 0 && !is_accelerated(fd));
+}
+
 static void strict_with_engine(void) {
     FAILS(socket(AF_INET6, SOCK_STREAM, 0), EPROTONOSUPPORT);
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -138,6 +144,7 @@ int main(int argc, char **argv) {
                                         CASE(slots_run_out),
                                         CASE(loopback_stays_on_the_host),
                                         CASE(ruled_out),
+                                        CASE(ipv6_alone),
                                         CASE(strict_with_engine),
                                         CASE(strict_without_engine),
                                         {0}};
