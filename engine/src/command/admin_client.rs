@@ -50,7 +50,7 @@ fn why_not(place: &Place, error: &std::io::Error) -> Result<String> {
     Ok(match error.kind() {
         ErrorKind::PermissionDenied => format!("only root may ask the engine at {}", path.display()),
         _ if start::running(place)?.is_none() => {
-            format!("no engine named `{}` is up: start one with `persona up`", place.name())
+            format!("no engine named `{}` is up: start one with `{}`", place.name(), place.up())
         }
         _ => format!("the engine named `{}` is being restarted and does not answer: {error}", place.name()),
     })

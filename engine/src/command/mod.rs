@@ -38,6 +38,7 @@ enum Command {
     /// The configuration is FILE, else the one that LKL_HIJACK_CONFIG_FILE names, else ./lkl-hijack.json, else the
     /// LKL_HIJACK_* variables.
     Up {
+        /// The configuration.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
@@ -53,11 +54,12 @@ enum Command {
     },
     /// Run a program on an engine's stack; a private engine is started when none is up and a configuration is given.
     Run {
+        /// The configuration of the private engine; without effect while the named engine is up.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
         engine: EngineName,
-        /// A socket that cannot be accelerated is an error, and so is a program that the library cannot enter.
+        /// A TCP socket that cannot be accelerated is an error, and so is a program that the library cannot enter.
         #[arg(long)]
         strict: bool,
         /// The program and its arguments.
@@ -79,6 +81,7 @@ enum Command {
     Info {
         #[command(flatten)]
         engine: EngineName,
+        /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
@@ -86,6 +89,7 @@ enum Command {
     Sockets {
         #[command(flatten)]
         engine: EngineName,
+        /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
@@ -93,6 +97,7 @@ enum Command {
     Stats {
         #[command(flatten)]
         engine: EngineName,
+        /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
         /// Counters that are zero too.
@@ -122,6 +127,7 @@ enum Command {
     Doctor {
         /// Interfaces to look at too.
         interfaces: Vec<String>,
+        /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
@@ -133,6 +139,7 @@ enum FilterCommand {
     Show {
         #[command(flatten)]
         engine: EngineName,
+        /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
     },

@@ -58,7 +58,7 @@ fn try_run(order: &Order) -> Result<ExitCode> {
         return Err(error).with_context(|| format!("cannot run {}", path.display()));
     }
     if order.config.is_none() && std::env::var_os(FILE_VARIABLE).is_none() {
-        bail!("no engine named `{}` is up: start one with `persona up`, or give --config", place.name());
+        bail!("no engine named `{}` is up: start one with `{}`, or give --config", place.name(), place.up());
     }
     let place = Place::new(format!("run-{}", std::process::id()), place.run_dir().to_owned())?;
     with_private_engine(order, &path, &library, &place)

@@ -199,7 +199,9 @@ pub fn load(file: Option<&Path>) -> Result<Loaded, Invalid> {
             problems: vec![Problem::new("", format_args!("cannot be read: {error}"))],
         })?),
     };
-    let source = path.as_ref().map_or("the environment".to_owned(), |path| path.display().to_string());
+    // Who forgot the file reads here where one was looked for.
+    let nowhere = || format!("the environment (no --config, no {FILE_VARIABLE}, no ./{FILE_DEFAULT})");
+    let source = path.as_ref().map_or_else(nowhere, |path| path.display().to_string());
     let (config, warnings) = from_parts(variables(), text.as_deref(), &source)?;
     Ok(Loaded { config, warnings, file: path })
 }

@@ -44,6 +44,11 @@ impl Place {
         &self.name
     }
 
+    /// The command that starts this engine, for sentences that recommend it.
+    pub fn up(&self) -> String {
+        if self.name == NAME { "persona up".to_owned() } else { format!("persona up --name {}", self.name) }
+    }
+
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }

@@ -74,7 +74,7 @@ pub fn stop(place: &Place) -> Result<()> {
         bail!("no engine named `{}` is up", place.name());
     };
     rustix::process::pidfd_send_signal(&pidfd, Signal::TERM)
-        .with_context(|| format!("cannot stop the keeper, process {pid}"))?;
+        .with_context(|| format!("cannot stop the keeper, process {pid}: only root and who started it may"))?;
     if !ends_within(&pidfd, DOWN_WITHIN) {
         bail!("the keeper, process {pid}, did not end within {} seconds; its log may say why", DOWN_WITHIN.as_secs());
     }
