@@ -1,6 +1,8 @@
 //! The engine: ports, shards, steering, host integration, sessions and the `persona` command.
 
 pub mod admin;
+#[cfg(test)]
+mod alone;
 pub mod capture;
 pub mod clock;
 pub mod command;

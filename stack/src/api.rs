@@ -9,7 +9,8 @@ use core::net::{IpAddr, SocketAddr};
 /// Both are called from within the stack's methods, never concurrently.
 pub trait Host {
     /// Hands one frame or super-segment to `port`. [`Busy`] means that it was not taken: the stack keeps it as
-    /// unsent and tries again at the next [`flush`](crate::Stack::flush).
+    /// unsent and tries again at the next [`flush`](crate::Stack::flush). Frames without payload of a stream should
+    /// be kept by the caller instead: nobody remembers a RST, a SYN,ACK or an ACK of TIME-WAIT before the peer asks again.
     fn transmit(&mut self, port: PortId, segment: &Segment<'_>) -> Result<(), Busy>;
 
     /// Copies `bytes` into the receive stream of `owner` at stream offset `offset` and sums them in the same pass.

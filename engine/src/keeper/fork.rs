@@ -20,8 +20,7 @@ pub fn share_files(body: impl FnOnce() -> i32) -> io::Result<Pid> {
 
 /// Starts a child with a copy of everything, descriptors too.
 pub fn copy(body: impl FnOnce() -> i32) -> io::Result<Pid> {
-    // SAFETY: the C library makes its own locks usable in the child; the callers are single-threaded or tests whose
-    // body takes no other lock that another thread could hold.
+    // SAFETY: the callers have one thread, so that nobody else holds a lock; tests see to that with `alone`.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => finish(body),
         ForkResult::Parent { child } => Ok(child),

@@ -4,6 +4,7 @@
 
 use super::start::{in_background, running, stop};
 use super::*;
+use crate::alone::done_elsewhere;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -154,6 +155,9 @@ fn is_gone(pid: nix::unistd::Pid) -> bool {
 
 #[test]
 fn a_keeper_starts_reports_and_stops_in_order() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Serve);
     let keeper = scene.up().unwrap();
     assert_eq!(running(&scene.place).unwrap().expect("it runs").0, keeper);
@@ -167,6 +171,9 @@ fn a_keeper_starts_reports_and_stops_in_order() {
 
 #[test]
 fn a_failing_engine_s_sentence_reaches_the_caller_and_nothing_is_left() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Fail);
     assert_eq!(scene.up().unwrap_err().to_string(), "the interface veth0 does not exist");
     scene.assert_nothing_left();
@@ -176,6 +183,9 @@ fn a_failing_engine_s_sentence_reaches_the_caller_and_nothing_is_left() {
 
 #[test]
 fn a_panic_is_told_from_a_failure() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Panic);
     assert_eq!(scene.up().unwrap_err().to_string(), "it panicked; its log says where");
     scene.assert_nothing_left();
@@ -183,6 +193,9 @@ fn a_panic_is_told_from_a_failure() {
 
 #[test]
 fn a_name_has_one_engine_at_a_time() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Serve);
     let keeper = scene.up().unwrap();
     let refused = scene.up().unwrap_err().to_string();
@@ -194,6 +207,9 @@ fn a_name_has_one_engine_at_a_time() {
 
 #[test]
 fn a_killed_engine_has_a_successor_that_finds_the_ledger_and_no_strays() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Serve);
     scene.up().unwrap();
     nix::sys::signal::kill(scene.engine(0), Signal::SIGKILL).unwrap();
@@ -212,6 +228,9 @@ fn a_killed_engine_has_a_successor_that_finds_the_ledger_and_no_strays() {
 
 #[test]
 fn an_engine_that_fails_while_it_starts_leaves_what_it_found_and_no_record_of_what_it_made() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Stumble);
     scene.up().unwrap();
     nix::sys::signal::kill(scene.engine(0), Signal::SIGKILL).unwrap();
@@ -225,6 +244,9 @@ fn an_engine_that_fails_while_it_starts_leaves_what_it_found_and_no_record_of_wh
 
 #[test]
 fn an_engine_that_does_not_stop_is_killed() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Hang);
     scene.up().unwrap();
     let engine = scene.engine(0);
@@ -236,6 +258,9 @@ fn an_engine_that_does_not_stop_is_killed() {
 
 #[test]
 fn the_engine_dies_with_its_keeper_and_the_name_is_free() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Serve);
     let keeper = scene.up().unwrap();
     let engine = scene.engine(0);
@@ -249,6 +274,9 @@ fn the_engine_dies_with_its_keeper_and_the_name_is_free() {
 
 #[test]
 fn the_keeper_reserves_ports_in_the_shared_table() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Reserve);
     scene.up().unwrap();
     let trace = scene.trace("reserved");
@@ -265,6 +293,9 @@ fn the_keeper_reserves_ports_in_the_shared_table() {
 
 #[test]
 fn a_tied_keeper_ends_with_its_starter() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Serve);
     let starter = fork::copy(|| i32::from(in_background(&scene.config, &scene.place, &scene.charge, true).is_err()));
     let status = waitpid(starter.unwrap(), None).unwrap();
@@ -276,6 +307,9 @@ fn a_tied_keeper_ends_with_its_starter() {
 
 #[test]
 fn a_foreground_keeper_tells_the_service_manager() {
+    if done_elsewhere() {
+        return;
+    }
     let scene = Scene::new(Behaviour::Serve);
     let path = scene.charge.traces.join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();

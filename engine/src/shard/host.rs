@@ -67,7 +67,7 @@ pub struct ShardCounters {
     pub sleeps: u64,
 }
 
-/// A frame without stream payload that waits for its port.
+/// A frame without stream payload that waits for its port, or for room in its ring.
 struct Deferred {
     port: PortId,
     header: [u8; MAX_HEADER],
@@ -138,16 +138,18 @@ impl<'a> ShardHost<'a> {
         self.spare.push(parcel);
     }
 
-    /// Sends what waited for a port that is back from receiving.
+    /// Sends what waited for a port that is back from receiving, or for room in one. What finds none waits again, in the
+    /// same order.
     pub fn send_deferred(&mut self) {
-        while let Some(frame) = self.deferred.pop_front() {
+        for _ in 0..self.deferred.len() {
+            let Some(frame) = self.deferred.pop_front() else { return };
             let segment = Segment {
                 header: &frame.header[..frame.header_len],
                 payload: if frame.payload.is_empty() { Payload::None } else { Payload::Inline(&frame.payload) },
                 checksum: frame.checksum,
                 gso: None,
             };
-            // A full ring loses it, as a device's queue would.
+            // Never Busy: there is no payload of a stream.
             let _ = self.transmit(frame.port, &segment);
             if frame.payload.capacity() > 0 {
                 self.spare_payloads.push(frame.payload);
@@ -288,7 +290,8 @@ impl Host for ShardHost<'_> {
             self.port_was_full = true;
             // What lies in the ring has to leave before there is room.
             attachment.unflushed = true;
-            return Err(Busy);
+            // Bulk that keeps the ring full must not keep a SYN,ACK or a RST from ever leaving.
+            return self.defer(port, segment);
         }
         attachment.unflushed = true;
         self.tap.sent(port, &frame);

@@ -151,9 +151,8 @@ impl<'a> Shard<'a> {
             });
             self.host.attachments[index].port = Some(port);
         }
-        if taken > 0 {
-            self.host.send_deferred();
-        }
+        // Before anything else is sent: nobody else repeats some of it.
+        self.host.send_deferred();
         taken += self.receive_from_shards();
         for _ in 0..RECEIVE_BUDGET {
             let Some(parcel) = self.host.looped.pop_front() else { break };
