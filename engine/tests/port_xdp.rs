@@ -140,7 +140,9 @@ fn the_kernels_tcp_gets_and_gives_every_byte<P: AfXdp>() {
             let (mut port, _program) = open::<P>(&Params::new("ours", 0), Attach::Driver);
             let mss = mtu as u16 - 40;
             let seen = exchange::transfers_with_the_kernels_tcp(&mut port, mss, 4 << 20);
-            assert_eq!(seen.partial > 0, offloads, "partial checksums");
+            // One complete checksum in 65,536 is the pseudo header's sum by chance, and looks as if it were partial.
+            let by_chance = 8;
+            assert_eq!(seen.partial > by_chance, offloads, "{} partial checksums", seen.partial);
             assert!(seen.merged > 0 && seen.longest > usize::from(mss), "trains are merged");
             all_frames_return(&mut port);
         });
