@@ -107,7 +107,7 @@ fn with_xdp_attached_the_host_keeps_its_traffic_and_loses_ours() {
         let (_link, _) = object.attach_xdp("us", false).unwrap();
         let maps = object.maps().unwrap();
         maps.insert_flow(flow4(), 0).unwrap();
-        let host = UdpSocket::bind("10.9.0.2:9").unwrap();
+        let host = host_socket();
         host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let sender = packet_socket("peer");
         let before = maps.counters().unwrap();
@@ -138,6 +138,17 @@ fn with_tcx_the_packet_socket_gets_ours_and_the_host_the_rest() {
     });
 }
 
+/// The host's socket. A command that another test's thread has just forked may hold the last one for a moment.
+fn host_socket() -> UdpSocket {
+    for _ in 0..500 {
+        if let Ok(socket) = UdpSocket::bind("10.9.0.2:9") {
+            return socket;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    UdpSocket::bind("10.9.0.2:9").unwrap()
+}
+
 #[test]
 fn with_clsact_the_filter_is_inert_once_its_keeper_is_gone() {
     in_namespace(|| {
@@ -149,7 +160,7 @@ fn with_clsact_the_filter_is_inert_once_its_keeper_is_gone() {
         let maps = object.maps().unwrap();
         drop(filter.alive);
         maps.insert_address(US4.into(), AddressMode::Own).unwrap();
-        let host = UdpSocket::bind("10.9.0.2:9").unwrap();
+        let host = host_socket();
         host.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let sender = packet_socket("peer");
         let mut arrives = || {
@@ -175,7 +186,7 @@ fn packet_road(object: &mut Object) {
     let filter = object.program(Program::Socket).unwrap();
     attach_socket_filter(filter.as_fd(), receiver.as_fd()).unwrap();
     drain(&receiver);
-    let host = UdpSocket::bind("10.9.0.2:9").unwrap();
+    let host = host_socket();
     host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let sender = packet_socket("peer");
     let mut buffer = [0; 2048];
