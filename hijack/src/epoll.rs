@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 
 use libc::{epoll_event, pollfd, sigset_t, timespec};
 
+use crate::epoll_part;
 use crate::epoll_set::{self, DOORBELL, POKE, Set};
 use crate::export::export;
 use crate::handle::Handle;
@@ -330,7 +331,7 @@ fn enter(set: &'static Set, epfd: c_int) -> bool {
     set.enter();
     let mut idle = true;
     for part in set.parts() {
-        epoll_set::adopt(&part);
+        epoll_part::adopt(&part);
         idle &= part.waitable().enter() || !part.has_ready(epfd);
     }
     for (fd, inner) in nested(set) {

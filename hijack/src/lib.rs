@@ -18,6 +18,7 @@ mod critical;
 mod descriptors;
 mod environment;
 mod epoll;
+mod epoll_part;
 mod epoll_set;
 mod exec;
 mod export;
