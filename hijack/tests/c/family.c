@@ -343,6 +343,20 @@ static void fork_by_system_call(void) {
     reap(child);
 }
 
+/* The child became cat on pair[0] and has "before" to echo already. */
+static void talk_to_cat(int pair[2], pid_t child) {
+    CHECK(close(pair[0]) == 0);
+    char buffer[16];
+    read_all(pair[1], buffer, 7);
+    CHECK(memcmp(buffer, "before\n", 7) == 0);
+    write_all(pair[1], "after\n", 6);
+    read_all(pair[1], buffer, 6);
+    CHECK(memcmp(buffer, "after\n", 6) == 0);
+    CHECK(shutdown(pair[1], SHUT_WR) == 0);
+    CHECK(read(pair[1], buffer, 1) == 0);
+    reap(child);
+}
+
 static void exec_of_a_stranger(void) {
     int pair[2];
     join_pair(pair);
@@ -356,16 +370,7 @@ static void exec_of_a_stranger(void) {
         execle("/bin/cat", "cat", "-u", "-u", "-u", "-u", "-u", "-u", "-", NULL, nothing);
         _exit(9);
     }
-    CHECK(close(pair[0]) == 0);
-    char buffer[16];
-    read_all(pair[1], buffer, 7);
-    CHECK(memcmp(buffer, "before\n", 7) == 0);
-    write_all(pair[1], "after\n", 6);
-    read_all(pair[1], buffer, 6);
-    CHECK(memcmp(buffer, "after\n", 6) == 0);
-    CHECK(shutdown(pair[1], SHUT_WR) == 0);
-    CHECK(read(pair[1], buffer, 1) == 0);
-    reap(child);
+    talk_to_cat(pair, child);
 }
 
 /* env has the library in it and drops the environment before it makes the call by which the library would notice. */
@@ -387,16 +392,7 @@ static void exec_by_env_of_a_stranger(void) {
             execlp("env", "env", "-i", "/bin/sh", "-c", script, NULL);
             _exit(9);
         }
-        CHECK(close(pair[0]) == 0);
-        char buffer[16];
-        read_all(pair[1], buffer, 7);
-        CHECK(memcmp(buffer, "before\n", 7) == 0);
-        write_all(pair[1], "after\n", 6);
-        read_all(pair[1], buffer, 6);
-        CHECK(memcmp(buffer, "after\n", 6) == 0);
-        CHECK(shutdown(pair[1], SHUT_WR) == 0);
-        CHECK(read(pair[1], buffer, 1) == 0);
-        reap(child);
+        talk_to_cat(pair, child);
     }
 }
 
