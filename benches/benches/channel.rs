@@ -6,7 +6,7 @@
 //! stream to each other under strace, which counts the syscalls that they make while both are busy.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
-use memmap2::MmapMut;
+use persona_benches::stream::{SEGMENT, session, socket};
 use persona_channel::copy;
 use persona_channel::lane::{LaneReader, Next};
 use persona_channel::layout::*;
@@ -18,35 +18,8 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Payload of a segment of 1,500 bytes with timestamps.
-const SEGMENT: usize = 1448;
 /// Payload of a super-segment.
 const SUPER_SEGMENT: usize = 44 * SEGMENT;
-
-/// A session in anonymous memory.
-fn session() -> SessionRef<'static> {
-    let map = Box::leak(Box::new(MmapMut::map_anon(SESSION_SIZE).expect("anonymous memory")));
-    // SAFETY: page-aligned, SESSION_SIZE long, never unmapped.
-    let session = unsafe { SessionRef::from_raw(map.as_mut_ptr()).expect("mappings are page-aligned") };
-    session.initialise(&Parameters {
-        shards: 1,
-        session: 1,
-        token: [0; 2],
-        send_buffer: 1 << 20,
-        receive_buffer: 1 << 20,
-        flags: 0,
-        sockets: SOCKETS as u32,
-        chunks: CHUNKS as u32,
-        policy: b"",
-    });
-    session
-}
-
-fn socket(session: SessionRef<'static>) -> SocketRef<'static> {
-    let socket = session.claim_slot(1).expect("a free slot");
-    socket.state.send_buffer.store(1 << 20, Ordering::Relaxed);
-    socket
-}
 
 fn copies(criterion: &mut Criterion) {
     let source = vec![7u8; SEGMENT];

@@ -11,6 +11,32 @@ use persona_channel::send::{Piece, SendReader};
 /// Payload of a segment of 1,500 bytes with timestamps.
 pub const SEGMENT: usize = 1448;
 
+/// A session in anonymous memory, which stays until the process ends.
+pub fn session() -> SessionRef<'static> {
+    let map = Box::leak(Box::new(MmapMut::map_anon(SESSION_SIZE).expect("anonymous memory")));
+    // SAFETY: page-aligned, SESSION_SIZE long, never unmapped.
+    let session = unsafe { SessionRef::from_raw(map.as_mut_ptr()).expect("mappings are page-aligned") };
+    session.initialise(&Parameters {
+        shards: 1,
+        session: 1,
+        token: [0; 2],
+        send_buffer: 1 << 20,
+        receive_buffer: 1 << 20,
+        flags: 0,
+        sockets: SOCKETS as u32,
+        chunks: CHUNKS as u32,
+        policy: b"",
+    });
+    session
+}
+
+/// A socket of it that may write.
+pub fn socket(session: SessionRef<'static>) -> SocketRef<'static> {
+    let socket = session.claim_slot(1).expect("a free slot");
+    socket.state.send_buffer.store(1 << 20, std::sync::atomic::Ordering::Relaxed);
+    socket
+}
+
 pub struct Stream {
     session: SessionRef<'static>,
     socket: SocketRef<'static>,
@@ -21,24 +47,9 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The session's memory stays until the process ends.
     pub fn new() -> Self {
-        let map = Box::leak(Box::new(MmapMut::map_anon(SESSION_SIZE).expect("anonymous memory")));
-        // SAFETY: page-aligned, SESSION_SIZE long, never unmapped.
-        let session = unsafe { SessionRef::from_raw(map.as_mut_ptr()).expect("mappings are page-aligned") };
-        session.initialise(&Parameters {
-            shards: 1,
-            session: 1,
-            token: [0; 2],
-            send_buffer: 1 << 20,
-            receive_buffer: 1 << 20,
-            flags: 0,
-            sockets: SOCKETS as u32,
-            chunks: CHUNKS as u32,
-            policy: b"",
-        });
-        let socket = session.claim_slot(1).expect("a free slot");
-        socket.state.send_buffer.store(1 << 20, std::sync::atomic::Ordering::Relaxed);
+        let session = session();
+        let socket = socket(session);
         let (application, frame) = (vec![7; SEGMENT], vec![0; SEGMENT]);
         Self { session, socket, reader: SendReader::new(), writer: ReceiveWriter::new(), application, frame }
     }
