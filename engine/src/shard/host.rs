@@ -427,3 +427,50 @@ pub fn resolve_stream(
 pub fn shard_index(shard: usize) -> persona_channel::memory::Shard {
     persona_channel::memory::Shard::new(shard as u32).expect("an engine has at most SHARDS shards")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::memory::{self, pair};
+
+    struct NoHooks;
+    impl Hooks for NoHooks {}
+
+    /// A ring that bulk keeps full: what is headers alone is neither lost nor reordered, and goes before what comes later.
+    #[test]
+    fn headers_alone_wait_for_room_and_go_first() {
+        let params = memory::Params { slots: 4, ..memory::Params::default() };
+        let (port, mut peer) = pair(params, params);
+        let attachment = Attachment { id: PortId(0), port: Some(Box::new(port)), link_header: 14, unflushed: false };
+        let mut host = ShardHost::new(0, vec![attachment], Routing::default(), Arc::new(PortUse::default()), &NoHooks);
+        let send = |host: &mut ShardHost<'_>, number: u8| {
+            let header = [number; 60];
+            let segment =
+                Segment { header: &header, payload: Payload::None, checksum: TxChecksum::Complete, gso: None };
+            assert_eq!(host.transmit(PortId(0), &segment), Ok(()));
+        };
+        (0..10).for_each(|number| send(&mut host, number));
+        assert!(host.port_was_full, "the shard must not sleep");
+        let mut seen = Vec::new();
+        for round in 0..4 {
+            peer.receive(64, &mut |frame| seen.push(frame.head[0]));
+            host.send_deferred();
+            if round == 0 {
+                send(&mut host, 10);
+            }
+            host.flush_ports().unwrap();
+        }
+        assert_eq!(seen, (0..=10).collect::<Vec<_>>());
+        assert_eq!(host.counters.deferred_full, 0);
+
+        let stream = Payload::Stream { owner: Owner(0), offset: 0, len: 1 };
+        (0..4).for_each(|number| send(&mut host, number));
+        let header = [0; 60];
+        let segment = Segment { header: &header, payload: stream, checksum: TxChecksum::Complete, gso: None };
+        // Its socket is gone: nothing to send, and nothing is kept for it.
+        assert_eq!(host.transmit(PortId(0), &segment), Ok(()));
+        assert_eq!(host.damaged, [Owner(0)]);
+        (0..DEFERRED + 2).for_each(|_| send(&mut host, 7));
+        assert_eq!(host.counters.deferred_full, 2, "bounded, and counted");
+    }
+}
