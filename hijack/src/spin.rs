@@ -43,5 +43,7 @@ pub fn until(condition: &dyn Fn() -> bool) -> bool {
         if sys::now() >= end {
             return false;
         }
+        // What we wait for may need this very processor: the peer, another thread, the shard itself.
+        sys::sched_yield();
     }
 }
