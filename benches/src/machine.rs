@@ -34,11 +34,12 @@ pub fn thread_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Programs that wanted a processor, on average over the last minute.
-pub fn load_average() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
-    let first = text.split_whitespace().next().context("/proc/loadavg is empty")?;
-    first.parse().with_context(|| format!("/proc/loadavg begins with {first}"))
+/// How many processors are busy at the moment, on average over two seconds. (The load average would also count what
+/// ended a minute ago.)
+pub fn busy_processors() -> Result<f64> {
+    let (before, started) = (busy_seconds()?, std::time::Instant::now());
+    std::thread::sleep(Duration::from_secs(2));
+    Ok((busy_seconds()? - before) / started.elapsed().as_secs_f64())
 }
 
 fn ticks_per_second() -> f64 {

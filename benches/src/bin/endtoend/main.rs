@@ -54,12 +54,13 @@ fn run() -> Result<()> {
         }
     }
     ground::handle_interrupts()?;
-    let (load, processors) = (machine::load_average()?, std::thread::available_parallelism()?.get());
-    let (mut figures, busy) = (Vec::new(), load > processors as f64 / 2.0);
+    let (before, processors) = (machine::busy_processors()?, std::thread::available_parallelism()?.get());
+    let (mut figures, busy) = (Vec::new(), before > processors as f64 / 4.0);
     let outcome = measure(&effort, &mut figures);
     // What was measured before a failure is worth having.
     print!("\n{}", report::table(&figures));
-    println!("\nload average: {load:.1} before, {:.1} after; {processors} processors", machine::load_average()?);
+    let after = machine::busy_processors()?;
+    println!("\nbusy processors: {before:.1} before, {after:.1} after, of {processors}");
     if busy {
         println!(
             "The machine was busy before this began: CPU per GB counts what others did, and engine and program had to \
