@@ -1,5 +1,6 @@
 //! The types of the stack's public face. What they do is in the modules that use them.
 
+use crate::congestion::Congestion;
 use crate::frame::{Owner, PortId, Segment};
 use crate::time::Duration;
 use core::net::{IpAddr, SocketAddr};
@@ -229,14 +230,6 @@ pub struct SocketOptions {
     pub syn_retries: Option<u8>,
     /// SO_OOBINLINE.
     pub oob_inline: bool,
-}
-
-/// Congestion controllers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Congestion {
-    #[default]
-    Cubic,
-    NewReno,
 }
 
 /// A destination and the way to it.

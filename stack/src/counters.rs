@@ -31,6 +31,8 @@ counters! {
     TcpExtListenOverflows, TcpExtListenDrops, TcpExtTCPReqQFullDoCookies, TcpExtTCPReqQFullDrop,
     TcpExtTCPHPHits, TcpExtTCPPureAcks, TcpExtTCPHPAcks,
     TcpExtTCPRenoRecovery, TcpExtTCPSackRecovery, TcpExtTCPSACKReneging, TcpExtTCPSACKDiscard,
+    TcpExtTCPSACKReorder, TcpExtTCPFullUndo, TcpExtTCPPartialUndo, TcpExtTCPDSACKUndo,
+    TcpExtTCPLossProbes, TcpExtTCPLossProbeRecovery,
     TcpExtTCPLostRetransmit, TcpExtTCPFastRetrans, TcpExtTCPSlowStartRetrans, TcpExtTCPTimeouts,
     TcpExtTCPDSACKOldSent, TcpExtTCPDSACKOfoSent, TcpExtTCPDSACKRecv,
     TcpExtTCPAbortOnData, TcpExtTCPAbortOnClose, TcpExtTCPAbortOnMemory, TcpExtTCPAbortOnTimeout,
@@ -46,6 +48,8 @@ counters! {
     PersonaTxBusy,
     /// Records of the range pool that were wanted and not there.
     PersonaRangesExhausted,
+    /// Records of the sent queues that were wanted and not there: what they would have told apart is one.
+    PersonaFlightsExhausted,
     /// Connections that found no control block.
     PersonaConnectionsExhausted,
     /// Incoming connections that the host refused because their accept queue was full.
@@ -65,6 +69,10 @@ impl Counters {
     #[inline]
     pub(crate) fn add(&mut self, counter: Counter, amount: u64) {
         self.values[counter as usize] += amount;
+    }
+
+    pub(crate) fn slot(&mut self, counter: Counter) -> &mut u64 {
+        &mut self.values[counter as usize]
     }
 
     pub fn value(&self, counter: Counter) -> u64 {

@@ -8,9 +8,9 @@ use crate::counters::{Counter, Counters};
 use crate::flow::Secrets;
 use crate::frame::PortId;
 use crate::ip::{Links, Path, TokenBucket};
-use crate::memory::{NONE, PoolState, TimerNode, Wheel, WheelState};
-use crate::tcp::block::Link;
-use crate::tcp::{Range, RangePool};
+use crate::memory::{NONE, Pool, PoolState, TimerNode, Wheel, WheelState};
+use crate::tcp::block::{Link, Tcb};
+use crate::tcp::{Flight, FlightPool, Range, RangePool, Sender};
 use crate::time::Instant;
 use crate::trace::Trace;
 
@@ -79,6 +79,8 @@ pub(crate) struct Globals {
     pub(crate) requests: PoolState,
     pub(crate) time_waits: PoolState,
     pub(crate) ranges: PoolState,
+    pub(crate) senders: PoolState,
+    pub(crate) flights: PoolState,
     pub(crate) events: Queue,
     pub(crate) flushes: Queue,
     pub(crate) challenges: TokenBucket,
@@ -90,7 +92,9 @@ pub(crate) struct Globals {
     pub(crate) shards: u8,
     /// 1: the last flush found a port without room.
     pub(crate) stuck: u8,
-    pub(crate) _pad: [u8; 5],
+    pub(crate) _pad: u8,
+    /// Sent queues that hold a flight.
+    pub(crate) flying: u32,
     pub(crate) counters: Counters,
 }
 
@@ -101,6 +105,8 @@ pub(crate) struct Env<'m> {
     pub(crate) wheel: &'m mut WheelState,
     pub(crate) timers: &'m mut [TimerNode],
     pub(crate) ranges: &'m mut [Range],
+    pub(crate) senders: &'m mut [Sender],
+    pub(crate) flights: &'m mut [Flight],
     pub(crate) trace: &'m mut Trace,
     pub(crate) net: Links<'m>,
 }
@@ -125,7 +131,29 @@ impl<'m> Env<'m> {
         RangePool { records: self.ranges, state: &mut self.globals.ranges }
     }
 
+    /// The sent queue of sending half `index`, and the pool of its flights.
+    #[inline]
+    pub(crate) fn flights(&mut self, index: u32) -> (FlightPool<'_>, &mut Sender) {
+        let Globals { flights: state, flying: queues, counters, .. } = &mut *self.globals;
+        let refusals = counters.slot(Counter::PersonaFlightsExhausted);
+        let reserved = self.senders.len() as u32;
+        let pool = FlightPool { records: &mut *self.flights, state, queues, reserved, refusals };
+        (pool, &mut self.senders[index as usize])
+    }
+
+    /// A connection's sending half ends, and what its sent queue holds.
+    pub(crate) fn give_back_sender(&mut self, tcb: &mut Tcb) {
+        if tcb.sender == NONE {
+            return;
+        }
+        let (mut pool, sender) = self.flights(tcb.sender);
+        pool.clear(&mut sender.queue);
+        Pool { records: &mut *self.senders, state: &mut self.globals.senders }.give_back(tcb.sender);
+        tcb.sender = NONE;
+    }
+
     /// The ranges of a list, ascending.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn ranges_iter(&self, head: u32) -> impl Iterator<Item = Range> + '_ {
         crate::tcp::walk(self.ranges, head)
     }

@@ -34,6 +34,7 @@ mod trace;
 pub mod wire;
 
 pub use api::*;
+pub use congestion::Congestion;
 pub use counters::{Counter, Counters};
 pub use flow::flow_shard;
 pub use frame::*;

@@ -26,8 +26,10 @@ pub struct Config {
     /// Half-open passive connections; beyond that, SYN cookies.
     pub requests: u32,
     pub time_waits: u32,
-    /// Records of out-of-order and SACK ranges, shared by all connections.
+    /// Records of what arrived out of order, shared by all connections.
     pub ranges: u32,
+    /// Records of what is in flight, beyond one for each connection: shared by all connections.
+    pub flights: u32,
     pub neighbours: u32,
     pub routes: u32,
     /// Bytes for the reassembly of IP fragments.

@@ -250,6 +250,7 @@ impl End {
             requests: 64,
             time_waits: 64,
             ranges: 1024,
+            flights: 4096,
             neighbours: 16,
             routes: 16,
             reassembly: 64 << 10,

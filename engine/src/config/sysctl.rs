@@ -18,8 +18,9 @@ pub struct SocketDefaults {
     pub send_buffer: u32,
     /// Bytes.
     pub receive_buffer: u32,
-    /// True: NewReno; false: CUBIC.
-    pub reno: bool,
+    /// Linux's name of the congestion controller.
+    #[serde(serialize_with = "by_name")]
+    pub congestion: Congestion,
     /// Seconds.
     pub keep_idle: Option<u32>,
     /// Seconds.
@@ -34,7 +35,7 @@ impl Default for SocketDefaults {
         Self {
             send_buffer: BUFFER_DEFAULT,
             receive_buffer: BUFFER_DEFAULT,
-            reno: false,
+            congestion: Congestion::default(),
             keep_idle: None,
             keep_interval: None,
             keep_count: None,
@@ -51,7 +52,7 @@ impl SocketDefaults {
         SocketOptions {
             send_buffer: Some(self.send_buffer),
             receive_buffer: Some(self.receive_buffer),
-            congestion: Some(if self.reno { Congestion::NewReno } else { Congestion::Cubic }),
+            congestion: Some(self.congestion),
             keep_idle: self.keep_idle.map(seconds),
             keep_interval: self.keep_interval.map(seconds),
             keep_count: self.keep_count,
@@ -147,7 +148,7 @@ impl Settings {
         }
         let sockets = &mut self.sockets;
         match name {
-            "net.ipv4.tcp_congestion_control" => sockets.reno = reno(value)?,
+            "net.ipv4.tcp_congestion_control" => sockets.congestion = congestion(value)?,
             "net.ipv4.tcp_keepalive_time" => sockets.keep_idle = Some(number(name, value, 1, 32_767)?),
             "net.ipv4.tcp_keepalive_intvl" => sockets.keep_interval = Some(number(name, value, 1, 32_767)?),
             "net.ipv4.tcp_keepalive_probes" => sockets.keep_count = Some(number(name, value, 1, 127)? as u8),
@@ -192,12 +193,15 @@ impl Settings {
     }
 }
 
-fn reno(value: &str) -> Result<bool, String> {
-    match value {
-        "cubic" => Ok(false),
-        "reno" | "newreno" => Ok(true),
-        _ => Err(format!("net.ipv4.tcp_congestion_control: `{value}` is not in this stack; write cubic or reno")),
-    }
+fn congestion(value: &str) -> Result<Congestion, String> {
+    Congestion::by_name(value).ok_or_else(|| {
+        let known: Vec<_> = Congestion::ALL.iter().map(|kind| kind.name()).collect();
+        format!("net.ipv4.tcp_congestion_control: `{value}` is not in this stack; write one of: {}", known.join(", "))
+    })
+}
+
+fn by_name<S: serde::Serializer>(kind: &Congestion, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_str(kind.name())
 }
 
 fn number(name: &str, value: &str, min: u32, max: u32) -> Result<u32, String> {

@@ -20,8 +20,9 @@ pub fn stack_config(sizes: &Sizes, seed: [u8; 32], shard: usize, shards: usize) 
         listeners: sizes.listeners,
         requests: sizes.requests,
         time_waits: sizes.time_waits,
-        // Holes and sacked stretches: most connections have none, some have many.
+        // Holes, sacked stretches, and what is in flight: most connections have none, some have many.
         ranges: sizes.connections.saturating_mul(2).max(4_096),
+        flights: sizes.connections.saturating_mul(4).max(16_384),
         neighbours: NEIGHBOURS,
         routes: ROUTES,
         reassembly: sizes.reassembly,

@@ -8,7 +8,7 @@ use super::sessions::owner_of;
 use crate::admin::{Tcp, Timer};
 use crate::message::SlotKey;
 use persona_channel::layout::REPLY_SIZE;
-use persona_stack::{Congestion, Duration, Info, State};
+use persona_stack::{Duration, Info, State};
 use std::sync::atomic::Ordering;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
@@ -228,7 +228,7 @@ pub fn tcp(info: &Info) -> Tcp {
     let mss = info.snd_mss;
     let scaled = info.snd_scale != 0 || info.rcv_scale != 0;
     Tcp {
-        congestion: Some(if info.congestion == Congestion::NewReno { "reno" } else { "cubic" }.to_owned()),
+        congestion: Some(info.congestion.name().to_owned()),
         timestamps: info.timestamps,
         sack: info.sack,
         wscale: scaled.then_some((info.snd_scale, info.rcv_scale)),

@@ -273,10 +273,7 @@ impl Settings {
             (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => return Ok(Value::bytes(&[])),
             (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
                 let mut name = [0; 16];
-                let word: &[u8] = match self.stack.congestion.unwrap_or_default() {
-                    Congestion::Cubic => b"cubic",
-                    Congestion::NewReno => b"reno",
-                };
+                let word = self.stack.congestion.unwrap_or_default().name().as_bytes();
                 name[..word.len()].copy_from_slice(word);
                 return Ok(Value::bytes(&name));
             }
@@ -409,11 +406,7 @@ fn doubled(asked: i32, limit: u32, least: u32) -> u32 {
 
 fn congestion(value: &[u8]) -> Option<Congestion> {
     let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
-    match &value[..end] {
-        b"cubic" => Some(Congestion::Cubic),
-        b"reno" => Some(Congestion::NewReno),
-        _ => None,
-    }
+    Congestion::by_name(core::str::from_utf8(&value[..end]).ok()?)
 }
 
 #[cfg(test)]

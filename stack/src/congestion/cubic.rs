@@ -1,7 +1,7 @@
 //! CUBIC (RFC 9438): the window grows as a cubic function of the time since the last congestion event, at least as fast as
 //! Reno would. Integer arithmetic: milliseconds and bytes.
 
-use super::{Controller, MAX_CWND, Path, slow_start};
+use super::{Ack, Cause, Controller, MAX_CWND, Path, Window, slow_start};
 use crate::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -56,29 +56,22 @@ impl Cubic {
         if at >= k { w_max.saturating_add(change) } else { w_max.saturating_sub(change) }
     }
 
-    fn reduce(&mut self, path: &Path, in_flight: u32) -> u32 {
+    fn reduce(&mut self, path: &Path, cwnd: u32) -> u32 {
         self.prior_w_max = self.w_max;
         self.prior_k = self.k;
         self.epoch = 0;
-        self.cwnd_prior = path.cwnd;
+        self.cwnd_prior = cwnd;
         // RFC 9438 section 4.7, fast convergence: a flow that lost before it was back gives room to newcomers.
-        self.w_max = if path.cwnd < self.w_max {
-            (u64::from(path.cwnd) * (BETA_SCALE + BETA) / (2 * BETA_SCALE)) as u32
-        } else {
-            path.cwnd
-        };
+        self.w_max =
+            if cwnd < self.w_max { (u64::from(cwnd) * (BETA_SCALE + BETA) / (2 * BETA_SCALE)) as u32 } else { cwnd };
         // Section 4.6: from what was in flight, when the application left the window unused.
-        let base = u64::from(path.cwnd.min(in_flight.max(path.cwnd / 2)));
+        let base = u64::from(cwnd.min(path.in_flight.max(cwnd / 2)));
         ((base * BETA / BETA_SCALE) as u32).max(2 * path.mss)
     }
-}
 
-impl Controller for Cubic {
-    fn on_ack(&mut self, path: &Path, acked: u32) -> u32 {
-        let (cwnd, acked) = slow_start(path, acked);
-        if acked == 0 {
-            return cwnd;
-        }
+    /// Congestion avoidance: `acked` bytes arrived and the window may grow.
+    fn avoid(&mut self, path: &Path, acked: u32, window: &mut Window) {
+        let cwnd = window.cwnd;
         let now = path.now.as_micros();
         if self.epoch == 0 {
             self.epoch = now.max(1);
@@ -109,15 +102,23 @@ impl Controller for Cubic {
         self.credit = self.credit.saturating_add(u64::from(acked) * (target - cwnd));
         let grown = self.credit / cwnd;
         self.credit -= grown * cwnd;
-        (cwnd + grown).max(u64::from(self.w_est)).min(u64::from(MAX_CWND)) as u32
+        window.cwnd = (cwnd + grown).max(u64::from(self.w_est)).min(u64::from(MAX_CWND)) as u32;
+    }
+}
+
+impl Controller for Cubic {
+    fn on_ack(&mut self, path: &Path, ack: &Ack, window: &mut Window) {
+        if !ack.may_grow {
+            return;
+        }
+        let left = slow_start(window, ack.delivered);
+        if left > 0 {
+            self.avoid(path, left, window);
+        }
     }
 
-    fn on_loss(&mut self, path: &Path, in_flight: u32) -> u32 {
-        self.reduce(path, in_flight)
-    }
-
-    fn on_timeout(&mut self, path: &Path, in_flight: u32) -> u32 {
-        self.reduce(path, in_flight)
+    fn on_congestion(&mut self, path: &Path, _cause: Cause, window: &Window) -> u32 {
+        self.reduce(path, window.cwnd)
     }
 
     fn on_idle(&mut self, _path: &Path) {
@@ -125,8 +126,8 @@ impl Controller for Cubic {
         self.epoch = 0;
     }
 
-    fn on_undo(&mut self, path: &Path) {
-        self.w_max = self.prior_w_max.max(path.cwnd);
+    fn on_undo(&mut self, _path: &Path, window: &mut Window) {
+        self.w_max = self.prior_w_max.max(window.cwnd);
         self.k = self.prior_k;
         self.epoch = 0;
     }
@@ -153,11 +154,18 @@ fn cube_root(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{ack, path};
     use super::*;
     use zerocopy::FromZeros;
 
-    fn path(cwnd: u32, ssthresh: u32, millis: u64) -> Path {
-        Path { cwnd, ssthresh, mss: 1_000, srtt: 100_000, now: Instant::from_micros(millis * 1_000 + 1) }
+    fn window(cwnd: u32, ssthresh: u32) -> Window {
+        Window { cwnd, ssthresh, pacing: 0 }
+    }
+
+    /// Loses everything that the window held.
+    fn lose(cubic: &mut Cubic, cwnd: u32, millis: u64) -> u32 {
+        let path = Path { in_flight: cwnd, ..path(millis) };
+        cubic.on_congestion(&path, Cause::Loss, &window(cwnd, u32::MAX))
     }
 
     #[test]
@@ -176,20 +184,21 @@ mod tests {
     #[test]
     fn comes_back_to_the_plateau_in_time() {
         let mut cubic = Cubic::new_zeroed();
-        let ssthresh = cubic.on_loss(&path(1_000_000, u32::MAX, 0), 1_000_000);
+        let ssthresh = lose(&mut cubic, 1_000_000, 0);
         assert_eq!(ssthresh, 700_000);
-        let mut cwnd = ssthresh;
+        let mut window = window(ssthresh, ssthresh);
         let mut at = [0; 3];
         for round in 0..150u64 {
             let millis = 1_000 + round * 100;
             // A round trip's worth of ACKs.
             for _ in 0..10 {
-                cwnd = cubic.on_ack(&path(cwnd, ssthresh, millis), cwnd / 10);
+                let delivered = window.cwnd / 10;
+                cubic.on_ack(&path(millis), &ack(delivered), &mut window);
             }
             match millis {
-                5_000 => at[0] = cwnd,
-                10_000 => at[1] = cwnd,
-                15_000 => at[2] = cwnd,
+                5_000 => at[0] = window.cwnd,
+                10_000 => at[1] = window.cwnd,
+                15_000 => at[2] = window.cwnd,
                 _ => {}
             }
         }
@@ -201,8 +210,8 @@ mod tests {
     #[test]
     fn a_second_loss_below_the_plateau_gives_room() {
         let mut cubic = Cubic::new_zeroed();
-        cubic.on_loss(&path(1_000_000, u32::MAX, 0), 1_000_000);
-        cubic.on_loss(&path(800_000, 700_000, 10), 800_000);
+        lose(&mut cubic, 1_000_000, 0);
+        lose(&mut cubic, 800_000, 10);
         assert_eq!(cubic.w_max, 680_000);
     }
 
@@ -210,13 +219,14 @@ mod tests {
     #[test]
     fn not_slower_than_reno_on_short_paths() {
         let mut cubic = Cubic::new_zeroed();
-        let ssthresh = cubic.on_loss(&path(20_000, u32::MAX, 0), 20_000);
-        let mut cwnd = ssthresh;
+        let ssthresh = lose(&mut cubic, 20_000, 0);
+        let mut window = window(ssthresh, ssthresh);
         for round in 0..100u64 {
-            let path = Path { srtt: 1_000, now: Instant::from_micros(1 + round * 1_000), ..path(cwnd, ssthresh, 0) };
-            cwnd = cubic.on_ack(&path, cwnd);
+            let path = Path { srtt: 1_000, ..path(round) };
+            let delivered = window.cwnd;
+            cubic.on_ack(&path, &ack(delivered), &mut window);
         }
         // Reno with alpha 9/17 until 20 segments, then 1: 100 round trips bring it beyond 80.
-        assert!(cwnd > 80_000, "{cwnd}");
+        assert!(window.cwnd > 80_000, "{}", window.cwnd);
     }
 }

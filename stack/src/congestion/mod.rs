@@ -1,5 +1,7 @@
-//! Congestion control: events in, window out. A controller sees neither the connection nor the clock; what it has to
-//! remember lies in 48 bytes of the control block.
+//! Congestion control: what happened on the path goes in, a window and a pacing rate come out. A controller sees neither the
+//! connection nor the clock; what it has to remember lies in [`Memory`].
+//!
+//! A new controller is one file with an `impl Controller` and one line in [`controllers!`].
 
 mod cubic;
 mod newreno;
@@ -7,15 +9,12 @@ mod newreno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::time::Instant;
-use cubic::Cubic;
-use newreno::NewReno;
-
-/// [`crate::Congestion`] as the records hold it.
-pub(crate) const CUBIC: u8 = 0;
-pub(crate) const NEW_RENO: u8 = 1;
 
 /// The largest window: keeps sums of two windows within 32 bits.
 pub(crate) const MAX_CWND: u32 = 1 << 30;
+
+/// What a controller may remember, zero when it starts.
+pub(crate) type Memory = [u64; 24];
 
 /// RFC 6928: ten segments, or fewer when they are large.
 pub(crate) fn initial_window(mss: u16) -> u32 {
@@ -23,60 +22,204 @@ pub(crate) fn initial_window(mss: u16) -> u32 {
     (10 * mss).min((2 * mss).max(14_600))
 }
 
-/// What a controller works on. Bytes.
+/// What a controller steers by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
-    pub(crate) cwnd: u32,
-    pub(crate) ssthresh: u32,
+    /// Bytes of payload in a full segment.
     pub(crate) mss: u32,
-    /// Smoothed round-trip time in microseconds.
+    /// Smoothed and least round-trip time in microseconds; 0: not known yet.
     pub(crate) srtt: u32,
+    pub(crate) min_rtt: u32,
+    /// Bytes thought to be in the network.
+    pub(crate) in_flight: u32,
+    /// Bytes that have arrived, and that were lost, since the connection began to send.
+    pub(crate) delivered: u64,
+    pub(crate) lost: u64,
     pub(crate) now: Instant,
 }
 
-/// One way to control congestion. Times and sizes come in `path`; the answer is the new window.
+/// What a controller decides. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) cwnd: u32,
+    pub(crate) ssthresh: u32,
+    /// Bytes per second; 0: as fast as the window lets.
+    pub(crate) pacing: u64,
+}
+
+/// What an acknowledgement brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ack {
+    /// Bytes that are newly known to have arrived, in order or not; newly thought to be lost.
+    pub(crate) delivered: u32,
+    pub(crate) lost: u32,
+    /// The window may grow: it was what limited sending, and no reduction is under way.
+    pub(crate) may_grow: bool,
+    /// The connection is in fast recovery or comes out of a timeout.
+    pub(crate) in_recovery: bool,
+    /// Everything that was in flight when the last round began has been delivered.
+    pub(crate) round: bool,
+    /// Round-trip time of the segment acknowledged last, in microseconds.
+    pub(crate) rtt: Option<u32>,
+    pub(crate) rate: Option<RateSample>,
+}
+
+/// One sample of the delivery rate (draft-ietf-ccwg-bbr section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateSample {
+    /// Bytes delivered in `interval` microseconds.
+    pub(crate) delivered: u64,
+    pub(crate) interval: u32,
+    /// C.delivered when the segment was sent that this is about.
+    pub(crate) prior_delivered: u64,
+    /// Bytes in flight with that segment, and bytes lost since it was sent.
+    pub(crate) sent_in_flight: u32,
+    pub(crate) lost: u32,
+    /// The application had less to send than the path would have taken.
+    pub(crate) app_limited: bool,
+}
+
+/// Why the window has to be reduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Loss,
+    /// The retransmission timer expired, for the first time in a row. The window becomes one segment.
+    Timeout,
+}
+
+/// One way to control congestion.
 pub(crate) trait Controller {
-    /// `acked` bytes were newly acknowledged while the window limited sending and nothing was known to be lost.
-    fn on_ack(&mut self, path: &Path, acked: u32) -> u32;
+    /// The connection begins to send: `window` holds the initial one.
+    fn start(&mut self, path: &Path, window: &mut Window) {
+        let _ = (path, window);
+    }
 
-    /// Loss was detected; `in_flight` bytes were outstanding. Returns ssthresh, which becomes the window as well.
-    fn on_loss(&mut self, path: &Path, in_flight: u32) -> u32;
+    fn on_ack(&mut self, path: &Path, ack: &Ack, window: &mut Window);
 
-    /// The retransmission timer expired for the first time in a row. Returns ssthresh; the window becomes one segment.
-    fn on_timeout(&mut self, path: &Path, in_flight: u32) -> u32;
+    /// Congestion was met. Returns ssthresh, which the window is brought down to.
+    fn on_congestion(&mut self, path: &Path, cause: Cause, window: &Window) -> u32;
+
+    /// The episode that began with [`Self::on_congestion`] is over.
+    fn on_recovered(&mut self, path: &Path, window: &mut Window) {
+        let _ = (path, window);
+    }
 
     /// Sending starts again after an idle time: growth counts from now.
-    fn on_idle(&mut self, path: &Path);
+    fn on_idle(&mut self, path: &Path) {
+        let _ = path;
+    }
 
-    /// A loss or timeout turned out not to have been one; the window is restored by the caller.
-    fn on_undo(&mut self, path: &Path);
+    /// A loss or timeout turned out not to have been one; the window is what it was before.
+    fn on_undo(&mut self, path: &Path, window: &mut Window) {
+        let _ = (path, window);
+    }
 
     /// The clock is another one from now on: what was `from` is `to`.
-    fn on_clock(&mut self, from: Instant, to: Instant);
-}
-
-/// Slow start (RFC 5681 section 3.1): one byte for each acknowledged byte, up to ssthresh. Returns the window and what
-/// is left of `acked` for congestion avoidance.
-pub(crate) fn slow_start(path: &Path, acked: u32) -> (u32, u32) {
-    let room = path.ssthresh.saturating_sub(path.cwnd);
-    let used = acked.min(room);
-    ((path.cwnd + used).min(MAX_CWND), acked - used)
-}
-
-/// Runs `f` on the controller of kind `kind` whose state is `state`.
-pub(crate) fn with<R>(kind: u8, state: &mut [u64; 6], f: impl FnOnce(&mut dyn Controller) -> R) -> R {
-    match kind {
-        NEW_RENO => f(view::<NewReno>(state)),
-        _ => f(view::<Cubic>(state)),
+    fn on_clock(&mut self, from: Instant, to: Instant) {
+        let _ = (from, to);
     }
 }
 
-fn view<T: FromBytes + IntoBytes + KnownLayout + Immutable>(state: &mut [u64; 6]) -> &mut T {
-    const { assert!(size_of::<T>() <= 48 && align_of::<T>() <= 8) };
-    match T::mut_from_prefix(state.as_mut_bytes()) {
+/// One line for each controller: name of the variant, Linux's name, type, and whether it decides about the window in
+/// recovery and after idle times itself, where proportional rate reduction and restart do it otherwise.
+macro_rules! controllers {
+    ($($(#[$doc:meta])* $kind:ident, $name:literal, $type:ty, $steers:literal;)*) => {
+        /// Congestion controllers.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Congestion { $($(#[$doc])* $kind,)* }
+
+        impl Congestion {
+            /// All of them.
+            pub const ALL: &'static [Congestion] = &[$(Congestion::$kind,)*];
+
+            /// Linux's name, as TCP_CONGESTION takes it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Congestion::$kind => $name,)* }
+            }
+
+            /// Whether it decides about the window in recovery and after idle times itself.
+            pub(crate) const fn steers(self) -> bool {
+                match self { $(Congestion::$kind => $steers,)* }
+            }
+
+            fn view(self, memory: &mut Memory) -> &mut dyn Controller {
+                match self { $(Congestion::$kind => view::<$type>(memory),)* }
+            }
+        }
+    };
+}
+
+controllers! {
+    /// RFC 9438.
+    #[default]
+    Cubic, "cubic", cubic::Cubic, false;
+    /// RFC 5681, RFC 6582.
+    NewReno, "reno", newreno::NewReno, false;
+}
+
+impl Congestion {
+    /// The controller of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// As the records hold it; what they cannot hold is the default.
+    pub(crate) fn from_byte(byte: u8) -> Self {
+        Self::ALL.get(usize::from(byte)).copied().unwrap_or_default()
+    }
+}
+
+/// Slow start (RFC 5681 section 3.1): one byte for each delivered byte, up to ssthresh. Returns what is left of `delivered`
+/// for congestion avoidance.
+pub(crate) fn slow_start(window: &mut Window, delivered: u32) -> u32 {
+    let room = window.ssthresh.saturating_sub(window.cwnd);
+    let used = delivered.min(room);
+    window.cwnd = (window.cwnd + used).min(MAX_CWND);
+    delivered - used
+}
+
+/// A controller begins on fresh memory.
+pub(crate) fn start(kind: u8, memory: &mut Memory, path: &Path, window: &mut Window) {
+    *memory = Memory::default();
+    with(kind, memory, |controller| controller.start(path, window));
+}
+
+/// Runs `f` on the controller of kind `kind` whose state is `memory`.
+pub(crate) fn with<R>(kind: u8, memory: &mut Memory, f: impl FnOnce(&mut dyn Controller) -> R) -> R {
+    f(Congestion::from_byte(kind).view(memory))
+}
+
+fn view<T: FromBytes + IntoBytes + KnownLayout + Immutable>(memory: &mut Memory) -> &mut T {
+    const { assert!(size_of::<T>() <= size_of::<Memory>() && align_of::<T>() <= 8) };
+    match T::mut_from_prefix(memory.as_mut_bytes()) {
         Ok((controller, _)) => controller,
         // Size and alignment were checked above, at compile time.
         Err(_) => unreachable!(),
+    }
+}
+
+/// What the controllers' tests say of a path.
+#[cfg(test)]
+mod testing {
+    use super::*;
+
+    /// Segments of 1,000 bytes, a round trip of 100 ms, `millis` after the beginning.
+    pub(super) fn path(millis: u64) -> Path {
+        Path {
+            mss: 1_000,
+            srtt: 100_000,
+            min_rtt: 100_000,
+            in_flight: 0,
+            delivered: 0,
+            lost: 0,
+            now: Instant::from_micros(millis * 1_000 + 1),
+        }
+    }
+
+    /// `delivered` bytes arrived, nothing is wrong.
+    pub(super) fn ack(delivered: u32) -> Ack {
+        Ack { delivered, lost: 0, may_grow: true, in_recovery: false, round: false, rtt: None, rate: None }
     }
 }
 
@@ -93,8 +236,21 @@ mod tests {
 
     #[test]
     fn slow_start_stops_at_the_threshold() {
-        let path = Path { cwnd: 10_000, ssthresh: 12_000, mss: 1_000, srtt: 10_000, now: Instant::default() };
-        assert_eq!(slow_start(&path, 1_000), (11_000, 0));
-        assert_eq!(slow_start(&path, 5_000), (12_000, 3_000));
+        let mut window = Window { cwnd: 10_000, ssthresh: 12_000, pacing: 0 };
+        assert_eq!(slow_start(&mut window, 1_000), 0);
+        assert_eq!(window.cwnd, 11_000);
+        assert_eq!(slow_start(&mut window, 4_000), 3_000);
+        assert_eq!(window.cwnd, 12_000);
+    }
+
+    #[test]
+    fn names_and_bytes() {
+        for (place, kind) in Congestion::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, place);
+            assert_eq!(Congestion::from_byte(place as u8), *kind);
+            assert_eq!(Congestion::by_name(kind.name()), Some(*kind));
+        }
+        assert_eq!(Congestion::by_name("none such"), None);
+        assert_eq!(Congestion::from_byte(255), Congestion::Cubic);
     }
 }

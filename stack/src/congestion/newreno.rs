@@ -1,7 +1,6 @@
 //! NewReno: additive increase, multiplicative decrease (RFC 5681, RFC 6582).
 
-use super::{Controller, MAX_CWND, Path, slow_start};
-use crate::time::Instant;
+use super::{Ack, Cause, Controller, MAX_CWND, Path, Window, slow_start};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -12,58 +11,56 @@ pub(crate) struct NewReno {
 }
 
 impl Controller for NewReno {
-    fn on_ack(&mut self, path: &Path, acked: u32) -> u32 {
-        let (cwnd, acked) = slow_start(path, acked);
+    fn on_ack(&mut self, path: &Path, ack: &Ack, window: &mut Window) {
+        if !ack.may_grow {
+            return;
+        }
+        let left = slow_start(window, ack.delivered);
         // RFC 5681 section 3.1 with byte counting (RFC 3465): a segment per window of acknowledged bytes.
-        self.acked += u64::from(acked);
-        let windows = self.acked / u64::from(cwnd);
-        self.acked -= windows * u64::from(cwnd);
-        u64::from(cwnd).saturating_add(windows * u64::from(path.mss)).min(u64::from(MAX_CWND)) as u32
+        self.acked += u64::from(left);
+        let windows = self.acked / u64::from(window.cwnd);
+        self.acked -= windows * u64::from(window.cwnd);
+        let grown = u64::from(window.cwnd).saturating_add(windows * u64::from(path.mss));
+        window.cwnd = grown.min(u64::from(MAX_CWND)) as u32;
     }
 
-    fn on_loss(&mut self, path: &Path, in_flight: u32) -> u32 {
+    fn on_congestion(&mut self, path: &Path, _cause: Cause, window: &Window) -> u32 {
         self.acked = 0;
         // RFC 5681 equation (4).
-        (in_flight.min(path.cwnd) / 2).max(2 * path.mss)
-    }
-
-    fn on_timeout(&mut self, path: &Path, in_flight: u32) -> u32 {
-        self.on_loss(path, in_flight)
+        (path.in_flight.min(window.cwnd) / 2).max(2 * path.mss)
     }
 
     fn on_idle(&mut self, _path: &Path) {
         self.acked = 0;
     }
 
-    fn on_undo(&mut self, _path: &Path) {
+    fn on_undo(&mut self, _path: &Path, _window: &mut Window) {
         self.acked = 0;
     }
-
-    fn on_clock(&mut self, _from: Instant, _to: Instant) {}
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{ack, path};
     use super::*;
-
-    fn path(cwnd: u32) -> Path {
-        Path { cwnd, ssthresh: 10_000, mss: 1_000, srtt: 10_000, now: Instant::default() }
-    }
 
     #[test]
     fn a_segment_per_window_above_the_threshold() {
         let mut reno = NewReno { acked: 0 };
-        let mut cwnd = 20_000;
+        let mut window = Window { cwnd: 20_000, ssthresh: 10_000, pacing: 0 };
         for _ in 0..20 {
-            cwnd = reno.on_ack(&path(cwnd), 1_000);
+            reno.on_ack(&path(0), &ack(1_000), &mut window);
         }
-        assert_eq!(cwnd, 21_000);
+        assert_eq!(window.cwnd, 21_000);
     }
 
     #[test]
     fn halves_on_loss_but_keeps_two_segments() {
         let mut reno = NewReno { acked: 0 };
-        assert_eq!(reno.on_loss(&path(20_000), 20_000), 10_000);
-        assert_eq!(reno.on_loss(&path(20_000), 1_000), 2_000);
+        let window = Window { cwnd: 20_000, ssthresh: 10_000, pacing: 0 };
+        let lost =
+            |reno: &mut NewReno, in_flight| reno.on_congestion(&Path { in_flight, ..path(0) }, Cause::Loss, &window);
+        assert_eq!(lost(&mut reno, 20_000), 10_000);
+        assert_eq!(lost(&mut reno, 1_000), 2_000);
     }
 }

@@ -7,7 +7,8 @@ use super::link::{Link, LinkParams, Narrow, NarrowKind};
 use super::node::{Node, NodeParams, PORT, Setup, address, mac};
 use super::rng::Rng;
 use super::world::World;
-use crate::api::{AddressMode, CloseReason, Congestion, InterfaceConfig, SocketOptions};
+use crate::api::{AddressMode, CloseReason, InterfaceConfig, SocketOptions};
+use crate::congestion::Congestion;
 use crate::frame::Offload;
 use crate::stack::Config;
 use crate::time::{Duration, Instant};
@@ -200,12 +201,15 @@ impl Scenario {
 
     fn node(&mut self, index: usize, nodes: usize, flows: usize, start: u64) -> Node {
         let tight = self.tight;
+        let requests = if tight { self.rng.between(1, 4) as u32 } else { 16 };
+        let ranges = if tight { self.rng.between(4, 60) as u32 } else { 512 };
         let config = Config {
             connections: flows as u32 + 1,
             listeners: 2,
-            requests: if tight { self.rng.between(1, 4) as u32 } else { 16 },
+            requests,
             time_waits: 64,
-            ranges: if tight { self.rng.between(4, 60) as u32 } else { 512 },
+            ranges,
+            flights: if tight { ranges / 4 } else { 2_048 },
             neighbours: 8,
             routes: 4,
             reassembly: 64 * 1_024,
@@ -354,7 +358,7 @@ impl Scenario {
             // Longer than any link is down.
             keep_count: Some(20),
             max_segment: self.rng.chance(150_000).then(|| self.rng.between(536, 1_460) as u16),
-            congestion: Some(self.rng.pick(&[Congestion::Cubic, Congestion::NewReno])),
+            congestion: Some(self.rng.pick(Congestion::ALL)),
             receive_buffer: Some(receive_buffer as u32),
             ..SocketOptions::default()
         };

@@ -2,7 +2,9 @@
 //! not.
 
 use super::Stack;
+use crate::memory::NONE;
 use crate::tcp::block::{NEVER, Tcb, flag};
+use crate::tcp::flights::bit;
 use crate::tcp::seq;
 use crate::tcp::state::State;
 use crate::time::Instant;
@@ -17,7 +19,7 @@ impl Stack<'_> {
     pub fn audit(&self, now: Instant) -> Result<(), String> {
         let globals = &self.core.env.globals;
         let next = self.next_timeout();
-        let mut ranges = 0;
+        let (mut ranges, mut senders, mut flights, mut flying) = (0, 0, 0, 0);
         for (tcb, index) in self.core.tables.tcbs.iter().zip(0..globals.connections.bound()) {
             if tcb.state() == State::Closed || tcb.has(flag::ENDED) {
                 continue;
@@ -38,7 +40,18 @@ impl Stack<'_> {
                     self.core.env.timers.get(index as usize)
                 ));
             }
-            ranges += u32::from(tcb.ofo_count) + u32::from(tcb.sack_count);
+            ranges += u32::from(tcb.ofo_count);
+            senders += u32::from(tcb.sender != NONE);
+            let count = self.core.env.senders.get(tcb.sender as usize).map_or(0, |sender| sender.queue.count);
+            flights += count;
+            flying += u32::from(count > 0);
+        }
+        let used = (senders, flights, flying);
+        let counted = (globals.senders.used(), globals.flights.used(), globals.flying);
+        if used != counted {
+            return Err(format!(
+                "sending halves, flights and queues with some: {used:?} are held, {counted:?} are taken"
+            ));
         }
         if ranges != globals.ranges.used() {
             return Err(format!("{ranges} ranges are in lists, {} are taken", globals.ranges.used()));
@@ -65,16 +78,50 @@ impl Stack<'_> {
             }
             at = range.end;
         }
-        let (mut at, mut sacked) = (una, 0);
-        for range in self.core.env.ranges_iter(tcb.sack_head) {
-            if range.start < at || range.end <= range.start || range.end > nxt {
-                return Err(format!("sacked range {}..{} after {at}, SND.NXT {nxt}", range.start, range.end));
+        self.audit_queue(tcb)?;
+        Ok(())
+    }
+}
+
+impl Stack<'_> {
+    /// The sent queue has no gap, its sums are right, and what is in flight is in the order of time.
+    fn audit_queue(&self, tcb: &Tcb) -> Result<(), String> {
+        let (una, nxt) = (tcb.snd_una.max(seq::FIRST), tcb.snd_nxt);
+        let Some(sender) = self.core.env.senders.get(tcb.sender as usize) else {
+            return if nxt > una { Err(format!("{una}..{nxt} is in flight without a sending half")) } else { Ok(()) };
+        };
+        let queue = &sender.queue;
+        let (mut at, mut sacked, mut lost, mut resent, mut sent) = (una, 0, 0, 0, 0);
+        for flight in crate::tcp::flights::walk(self.core.env.flights, queue) {
+            if flight.start != at || flight.end <= flight.start {
+                return Err(format!("flight {}..{} after {at}", flight.start, flight.end));
             }
-            sacked += range.end - range.start;
-            at = range.end;
+            at = flight.end;
+            let len = flight.len();
+            match flight.bits & (bit::SACKED | bit::LOST) {
+                0 => sent += 1,
+                bit::SACKED => sacked += len,
+                bit::LOST => lost += len,
+                _ => return Err(format!("flight {}..{} is sacked and lost", flight.start, flight.end)),
+            }
+            resent += if flight.bits & (bit::SACKED | bit::LOST | bit::RESENT) == bit::RESENT { len } else { 0 };
         }
-        if sacked != u64::from(tcb.sacked) {
-            return Err(format!("{sacked} bytes are in sacked ranges, {} were counted", tcb.sacked));
+        if at != nxt.max(una) {
+            return Err(format!("the sent queue ends at {at}, SND.NXT is {nxt}"));
+        }
+        let sums = [sacked, lost, resent].map(|sum| sum as u32);
+        if sums != [queue.sacked, queue.lost, queue.resent] {
+            return Err(format!("sacked, lost, resent: {sums:?} bytes, counted {queue:?}"));
+        }
+        let (mut index, mut last, mut timed) = (queue.oldest(), 0, 0);
+        while let Some(flight) = self.core.env.flights.get(index as usize) {
+            if flight.sent_at < last || flight.has(bit::SACKED | bit::LOST) {
+                return Err(format!("flight {}..{} out of the order of time", flight.start, flight.end));
+            }
+            (last, index, timed) = (flight.sent_at, flight.newer(), timed + 1);
+        }
+        if timed != sent {
+            return Err(format!("{sent} flights are in flight, {timed} in the order of time"));
         }
         Ok(())
     }
@@ -82,7 +129,7 @@ impl Stack<'_> {
 
 /// A connection that waits for something has a timer, or output that the next flush looks at.
 fn audit_timers(tcb: &Tcb) -> Result<(), String> {
-    let due = tcb.rtx_at.min(tcb.ack_at).min(tcb.idle_at);
+    let due = tcb.rtx_at.min(tcb.ack_at).min(tcb.idle_at).min(tcb.pace_at);
     if tcb.armed_at > due {
         return Err(format!("due at {due}, armed for {}", tcb.armed_at));
     }

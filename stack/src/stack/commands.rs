@@ -237,6 +237,7 @@ impl<'m> Core<'m> {
         self.tables.tcbs[index as usize] = *tcb;
         self.tables.insert(hash, Found::Connection(index));
         self.with(index, now, |conn| {
+            imported.take_sender(conn);
             conn.changed(change::READABLE | change::ACKED);
             if conn.tcb.has(flag::ACK_NOW | flag::BLOCKED) {
                 conn.flush_later();

@@ -135,7 +135,7 @@ impl<'m> Core<'m> {
         let time_wait = (tcb.state() == State::TimeWait).then(|| TimeWait::of(tcb, now));
         tcb.set_state(State::Closed);
         self.env.ranges().clear(&mut tcb.ofo_head, &mut tcb.ofo_count);
-        self.env.ranges().clear(&mut tcb.sack_head, &mut tcb.sack_count);
+        self.env.give_back_sender(tcb);
         tcb.armed_at = NEVER;
         if tcb.listener != NONE {
             self.tables.listeners[tcb.listener as usize].waiting -= 1;

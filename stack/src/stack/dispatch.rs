@@ -261,7 +261,7 @@ impl<'m> Core<'m> {
             Incoming::Later => self.tables.listeners[listener_index as usize].waiting += 1,
         }
         match rtt {
-            Some(rtt) => tcb.sample_rtt(rtt),
+            Some(rtt) => tcb.sample_first_rtt(now, rtt),
             None => tcb.retries = 1,
         }
         self.env.count(Counter::TcpPassiveOpens);

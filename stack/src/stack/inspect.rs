@@ -16,7 +16,8 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 impl Stack<'_> {
     /// What TCP_INFO tells of a connection.
     pub fn info(&self, now: Instant, connection: ConnectionId) -> Result<Info, Error> {
-        Ok(self.core.tcb(connection)?.info(connection.index, now))
+        let tcb = self.core.tcb(connection)?;
+        Ok(tcb.info(self.core.env.senders.get(tcb.sender as usize), connection.index, now))
     }
 
     pub fn remote_address(&self, connection: ConnectionId) -> Result<SocketAddr, Error> {
@@ -33,7 +34,7 @@ impl Stack<'_> {
         let bound = self.core.env.globals.connections.bound();
         self.core.tables.tcbs.iter().zip(0..bound).filter_map(move |(tcb, index)| {
             let live = tcb.state() != State::Closed && !tcb.has(flag::ENDED);
-            live.then(|| tcb.info(index, now))
+            live.then(|| tcb.info(self.core.env.senders.get(tcb.sender as usize), index, now))
         })
     }
 
@@ -71,6 +72,8 @@ impl Stack<'_> {
             requests: globals.requests.used(),
             time_waits: globals.time_waits.used(),
             ranges: globals.ranges.used(),
+            senders: globals.senders.used(),
+            flights: globals.flights.used(),
         }
     }
 
@@ -101,7 +104,9 @@ impl Stack<'_> {
         if !tcb.has(flag::ADOPTED) {
             return Err(Error::Invalid);
         }
-        export::export(tcb, self.core.env.ranges, now, out).ok_or(Error::NoMemory)
+        let env = &self.core.env;
+        let sender = env.senders.get(tcb.sender as usize);
+        export::export(tcb, env.ranges, sender, env.flights, now, out).ok_or(Error::NoMemory)
     }
 
     /// Goes on with a connection that another stack exported, whose payload `owner` has at the same offsets. What changed
@@ -119,4 +124,7 @@ pub struct Usage {
     pub requests: u32,
     pub time_waits: u32,
     pub ranges: u32,
+    /// Connections that send or have lately, and what they have in flight.
+    pub senders: u32,
+    pub flights: u32,
 }

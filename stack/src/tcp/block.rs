@@ -4,7 +4,7 @@
 //! Sequence numbers in the records are *extended*: 64 bits, counted from [`FIRST`](super::seq::FIRST) for the first byte
 //! of the stream, so that they never wrap, compare as integers, and are the stream offset plus a constant.
 
-use crate::api::{Congestion, SocketOptions};
+use crate::api::SocketOptions;
 use crate::flow::Flow;
 use crate::ip::PackedIp;
 use crate::memory::{NONE, Record};
@@ -59,10 +59,13 @@ pub(crate) struct Tcb {
     pub(crate) quick: u8,
     /// Out-of-order ranges held.
     pub(crate) ofo_count: u16,
-    pub(crate) _pad0: u16,
+    /// [`timer`]: what `rtx_at` is for.
+    pub(crate) rtx_kind: u8,
+    pub(crate) _pad0: u8,
     /// When TS.Recent was last updated, in seconds.
     pub(crate) ts_recent_at: u32,
-    pub(crate) prior_ssthresh: u32,
+    /// The sending half ([`super::sender::Sender`]), or [`NONE`].
+    pub(crate) sender: u32,
 
     // Line 2: sending.
     /// SND.UNA.
@@ -82,21 +85,23 @@ pub(crate) struct Tcb {
     /// Payload bytes of a segment that carries no other option than timestamps.
     pub(crate) mss: u16,
     pub(crate) snd_scale: u8,
-    /// Consecutive duplicate ACKs (RFC 5681 section 2).
-    pub(crate) dup_acks: u8,
+    /// [`recovery`] state.
+    pub(crate) recovery: u8,
     pub(crate) iss: u32,
-    /// Segment being timed: acknowledging this byte yields a round-trip sample; 0: none.
-    pub(crate) rtt_seq: u64,
+    /// Urgent pointer to send: the byte after the urgent byte; 0: none.
+    pub(crate) snd_up: u64,
 
     // Line 3: timers and round-trip time.
-    pub(crate) rtt_sent: Instant,
-    /// Retransmission, or window probe when nothing is in flight.
+    /// Retransmission, tail loss probe or reordering by `rtx_kind`; window probe, or the end of the sending half, when nothing
+    /// is in flight.
     pub(crate) rtx_at: u64,
     /// Delayed ACK.
     pub(crate) ack_at: u64,
     /// Keepalive, or end of FIN-WAIT-2 of an orphan.
     pub(crate) idle_at: u64,
-    /// When the wheel's node fires; not later than the three above.
+    /// When pacing lets the next segment go.
+    pub(crate) pace_at: u64,
+    /// When the wheel's node fires; not later than the four above.
     pub(crate) armed_at: u64,
     /// Smoothed round-trip time and its variation, in microseconds (RFC 6298); 0: no sample yet.
     pub(crate) srtt: u32,
@@ -109,40 +114,26 @@ pub(crate) struct Tcb {
     pub(crate) keep_probes: u8,
     /// [`change`] bits not yet reported.
     pub(crate) changes: u8,
-    /// [`recovery`] state.
-    pub(crate) recovery: u8,
+    pub(crate) _pad2: u8,
 
-    // Line 4: loss recovery.
-    /// RFC 6675 RecoveryPoint: SND.NXT when recovery began.
-    pub(crate) recover: u64,
-    /// Unsacked bytes below were sent again.
-    pub(crate) high_rxt: u64,
-    /// Unsacked bytes below count as lost.
-    pub(crate) lost_end: u64,
-    /// SND.NXT when the first unacknowledged segment was last sent again.
-    pub(crate) rxt_nxt: u64,
+    // Line 4: idle time, MSS, counters.
+    /// Last moment at which something was sent, for the window's decay after idle time; the first SYN until established.
+    pub(crate) sent_at: Instant,
+    /// Last moment at which something arrived, for keepalive.
+    pub(crate) heard_at: Instant,
     /// End of the last segment that was smaller than the MSS (Nagle's test as Minshall changed it).
     pub(crate) snd_small: u64,
-    /// Urgent pointer to send: the byte after the urgent byte; 0: none.
-    pub(crate) snd_up: u64,
-    /// Sacked ranges, ascending; head of a list in the range pool.
-    pub(crate) sack_head: u32,
-    pub(crate) sacked: u32,
-    pub(crate) sack_count: u16,
+    /// When the least round trip was measured, in seconds.
+    pub(crate) min_rtt_at: u32,
     /// Path MTU as far as known, in bytes of an IP packet.
     pub(crate) pmtu: u16,
     /// MSS that the peer announced.
     pub(crate) peer_mss: u16,
     pub(crate) ip_id: u16,
+    pub(crate) _pad3: [u16; 3],
+    pub(crate) _pad4: [u64; 3],
 
-    // Line 5: the congestion controller's own state.
-    pub(crate) control: [u64; 6],
-    /// Last moment at which something was sent, for the window's decay after idle time.
-    pub(crate) sent_at: Instant,
-    /// Last moment at which something arrived, for keepalive.
-    pub(crate) heard_at: Instant,
-
-    // Line 6: link, blocks to report, settings.
+    // Line 5: blocks to report, settings.
     pub(crate) settings: Settings,
     /// SACK blocks to send, most recent first, as wire sequence numbers; (0, 0): none.
     pub(crate) sack_blocks: [[u32; 2]; 3],
@@ -150,7 +141,7 @@ pub(crate) struct Tcb {
     pub(crate) segs_in: u32,
     pub(crate) segs_out: u32,
 
-    // Line 7: rarely touched.
+    // Line 6: rarely touched.
     /// Number of the peer's FIN once it was seen, in order or not; 0: not yet.
     pub(crate) rcv_fin: u64,
     /// First timeout of the row of `retries`.
@@ -170,14 +161,13 @@ pub(crate) struct Tcb {
     pub(crate) listener: u32,
     /// Last answer to an unacceptable segment, in milliseconds (wrapping).
     pub(crate) oow_ms: u32,
-    /// Window and threshold before the last reduction, to be restored if it turns out to have been needless.
-    pub(crate) prior_cwnd: u32,
+    pub(crate) _pad5: u32,
 }
 
-const _: () = assert!(size_of::<Tcb>() <= 512);
+const _: () = assert!(size_of::<Tcb>() == 448);
 const _: () = assert!(core::mem::offset_of!(Tcb, rcv_adv) == 64);
 const _: () = assert!(core::mem::offset_of!(Tcb, snd_una) == 128);
-const _: () = assert!(core::mem::offset_of!(Tcb, rtt_sent) == 192);
+const _: () = assert!(core::mem::offset_of!(Tcb, rtx_at) == 192);
 
 /// Bits of [`Tcb::flags`].
 pub(crate) mod flag {
@@ -201,16 +191,12 @@ pub(crate) mod flag {
     pub(crate) const IN_EVENTS: u16 = 1 << 8;
     /// The record waits only for its end to be reported.
     pub(crate) const ENDED: u16 = 1 << 9;
-    /// Sending was limited by the congestion window since it was last grown (RFC 7661).
-    pub(crate) const CWND_LIMITED: u16 = 1 << 10;
     /// The application has adopted it.
     pub(crate) const ADOPTED: u16 = 1 << 11;
     /// The peer was told a window of zero.
     pub(crate) const ZERO_WINDOW: u16 = 1 << 12;
     /// Output waits for a neighbour or for room in the port.
     pub(crate) const BLOCKED: u16 = 1 << 13;
-    /// A packet of ours was retransmitted by timeout and the first ACK after it is still to come.
-    pub(crate) const MAYBE_SPURIOUS: u16 = 1 << 14;
     /// Its end was reported, or nobody is there to hear of it: the record goes once no list holds it.
     pub(crate) const REPORTED: u16 = 1 << 15;
 }
@@ -226,14 +212,27 @@ pub(crate) mod change {
     pub(crate) const INCOMING: u8 = 1 << 6;
 }
 
-/// Values of [`Tcb::recovery`].
+/// Values of [`Tcb::recovery`]: Linux's TCP_CA_*.
 pub(crate) mod recovery {
     /// Nothing is known to be lost.
     pub(crate) const OPEN: u8 = 0;
-    /// RFC 6675 (with SACK) or RFC 6582 (without).
-    pub(crate) const FAST: u8 = 1;
+    /// Something arrived out of order; nothing counts as lost yet.
+    pub(crate) const DISORDER: u8 = 1;
+    /// The window is being reduced for another reason than loss that has to be repaired.
+    pub(crate) const REDUCING: u8 = 2;
+    /// Fast recovery (RFC 6675, RFC 6582 without SACK).
+    pub(crate) const FAST: u8 = 3;
     /// After a retransmission timeout.
-    pub(crate) const LOSS: u8 = 2;
+    pub(crate) const LOSS: u8 = 4;
+}
+
+/// Values of [`Tcb::rtx_kind`].
+pub(crate) mod timer {
+    pub(crate) const RETRANSMISSION: u8 = 0;
+    /// Tail loss probe (RFC 8985 section 7).
+    pub(crate) const PROBE: u8 = 1;
+    /// RACK waits for what may be reordered (RFC 8985 section 6.3).
+    pub(crate) const REORDERING: u8 = 2;
 }
 
 impl Tcb {
@@ -289,20 +288,18 @@ impl Tcb {
         tcb.rcv_acked = SYN;
         tcb.rcv_buffer = settings.receive_buffer;
         tcb.ofo_head = NONE;
-        tcb.sack_head = NONE;
+        tcb.sender = NONE;
         tcb.snd_una = SYN;
         tcb.snd_nxt = SYN;
         tcb.snd_end = FIRST;
         tcb.rtx_at = NEVER;
         tcb.ack_at = NEVER;
         tcb.idle_at = NEVER;
+        tcb.pace_at = NEVER;
         tcb.armed_at = NEVER;
         tcb.rto = super::rtt::INITIAL_RTO;
         tcb.listener = NONE;
         tcb.ssthresh = u32::MAX;
-        tcb.high_rxt = SYN;
-        tcb.lost_end = SYN;
-        tcb.recover = SYN;
         tcb
     }
 }
@@ -501,10 +498,7 @@ impl Settings {
                 | bit(linger_reset, setting::LINGER_RESET)
                 | bit(quickack, setting::QUICKACK)
                 | bit(oob_inline, setting::OOB_INLINE),
-            congestion: match congestion.unwrap_or_default() {
-                Congestion::Cubic => crate::congestion::CUBIC,
-                Congestion::NewReno => crate::congestion::NEW_RENO,
-            },
+            congestion: congestion.unwrap_or_default() as u8,
         }
     }
 

@@ -1,9 +1,10 @@
 //! What happens to an open connection from outside the stream: options, urgent data, ICMP errors (RFC 5927, RFC 1191).
 
-use super::block::{NEVER, Settings, Tcb, change, flag, recovery, setting};
+use super::block::{NEVER, Settings, Tcb, change, flag, setting};
 use super::state::State;
 use super::{Conn, handshake, seq};
-use crate::api::{CloseReason, Congestion, Host, SocketOptions};
+use crate::api::{CloseReason, Host, SocketOptions};
+use crate::congestion::Congestion;
 use crate::counters::Counter;
 use crate::ip::IcmpError;
 use crate::time::Duration;
@@ -36,10 +37,7 @@ impl Settings {
             user_timeout: (self.user_timeout_ms != 0).then(|| span(self.user_timeout_ms)),
             linger_reset: self.has(setting::LINGER_RESET),
             max_segment: (self.max_segment != 0).then_some(self.max_segment),
-            congestion: Some(match self.congestion {
-                crate::congestion::NEW_RENO => Congestion::NewReno,
-                _ => Congestion::Cubic,
-            }),
+            congestion: Some(Congestion::from_byte(self.congestion)),
             receive_buffer: Some(self.receive_buffer),
             send_buffer: Some(self.send_buffer),
             quickack: self.has(setting::QUICKACK),
@@ -62,7 +60,7 @@ impl Conn<'_, '_> {
             self.tcb.update_mss();
         }
         if new.congestion != old.congestion {
-            self.tcb.control = [0; 6];
+            self.start_control();
         }
         if new.has(setting::QUICKACK) && !old.has(setting::QUICKACK) {
             self.tcb.clear(flag::PINGPONG);
@@ -126,19 +124,13 @@ impl Conn<'_, '_> {
         self.tcb.pmtu = mtu;
         self.tcb.update_mss();
         self.env.count(Counter::TcpExtTCPMTUPFail);
-        let tcb = &mut *self.tcb;
+        let tcb = &*self.tcb;
         if !tcb.state().synchronised() || tcb.in_flight() == 0 {
             return;
         }
         // What is in flight was too large and is lost, for no reason of congestion: sent again in smaller pieces.
-        if tcb.recovery == recovery::OPEN {
-            tcb.recovery = recovery::LOSS;
-            tcb.recover = tcb.snd_nxt;
-        }
-        tcb.lost_end = tcb.snd_nxt;
-        tcb.high_rxt = tcb.snd_una;
-        tcb.rtt_seq = 0;
-        tcb.cwnd = tcb.cwnd.max(u32::from(tcb.mss));
+        self.enter_refit();
+        let tcb = &*self.tcb;
         debug_assert!(tcb.mss >= handshake::LEAST_MSS - super::emit::TIMESTAMPS_LEN);
         self.push(host);
     }

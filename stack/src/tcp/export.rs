@@ -4,20 +4,26 @@
 //! arena (indexes, list links, the path) is left out or made anew, and moments are moved to the new clock.
 
 use super::block::{NEVER, Tcb, flag};
+use super::flights::{self, Flight, SentQueue};
 use super::ranges::{MOST, Range};
+use super::sender::Sender;
 use super::state::State;
-use super::{RangePool, ranges};
+use super::{Conn, RangePool, ranges, seq};
 use crate::congestion;
 use crate::memory::NONE;
 use crate::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PCON");
-/// Changes whenever [`Tcb`] does.
-const VERSION: u16 = 1;
+/// Changes whenever one of the records does.
+const VERSION: u16 = 2;
 
 /// Bytes that one connection takes at most.
-pub const EXPORT_MAX: usize = size_of::<Head>() + size_of::<Tcb>() + 2 * MOST as usize * size_of::<Extent>();
+pub const EXPORT_MAX: usize = size_of::<Head>()
+    + size_of::<Tcb>()
+    + size_of::<Sender>()
+    + MOST as usize * size_of::<Extent>()
+    + flights::MOST as usize * size_of::<Flight>();
 
 /// Why bytes do not make a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +44,9 @@ struct Head {
     record: u16,
     at: Instant,
     ofo: u16,
-    sacked: u16,
-    _pad: u32,
+    /// 1: the sending half follows, and its flights.
+    sender: u16,
+    flights: u32,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
@@ -50,15 +57,22 @@ struct Extent {
 }
 
 /// Writes a connection to `out`; `None`: there is no room ([`EXPORT_MAX`] is enough).
-pub(crate) fn export(tcb: &Tcb, ranges: &[Range], now: Instant, out: &mut [u8]) -> Option<usize> {
+pub(crate) fn export(
+    tcb: &Tcb,
+    ranges: &[Range],
+    sender: Option<&Sender>,
+    flights: &[Flight],
+    now: Instant,
+    out: &mut [u8],
+) -> Option<usize> {
     let head = Head {
         magic: MAGIC,
         version: VERSION,
         record: size_of::<Tcb>() as u16,
         at: now,
         ofo: tcb.ofo_count,
-        sacked: tcb.sack_count,
-        _pad: 0,
+        sender: u16::from(sender.is_some()),
+        flights: sender.map_or(0, |sender| sender.queue.count),
     };
     let mut at = 0;
     let mut put = |bytes: &[u8]| -> Option<()> {
@@ -68,9 +82,13 @@ pub(crate) fn export(tcb: &Tcb, ranges: &[Range], now: Instant, out: &mut [u8]) 
     };
     put(head.as_bytes())?;
     put(tcb.as_bytes())?;
-    for list in [tcb.ofo_head, tcb.sack_head] {
-        for range in ranges::walk(ranges, list) {
-            put(Extent { start: range.start, end: range.end }.as_bytes())?;
+    for range in ranges::walk(ranges, tcb.ofo_head) {
+        put(Extent { start: range.start, end: range.end }.as_bytes())?;
+    }
+    if let Some(sender) = sender {
+        put(sender.as_bytes())?;
+        for flight in flights::walk(flights, &sender.queue) {
+            put(flight.as_bytes())?;
         }
     }
     Some(at)
@@ -80,6 +98,9 @@ pub(crate) fn export(tcb: &Tcb, ranges: &[Range], now: Instant, out: &mut [u8]) 
 pub(crate) struct Imported<'a> {
     pub(crate) tcb: Tcb,
     extents: &'a [u8],
+    sender: Option<Sender>,
+    flights: &'a [u8],
+    from: Instant,
 }
 
 /// Reads what [`export`] wrote.
@@ -89,50 +110,90 @@ pub(crate) fn import(bytes: &[u8], now: Instant) -> Result<Imported<'_>, ImportE
     if (head.magic, head.version, head.record) != expected {
         return Err(ImportError::Foreign);
     }
-    let (mut tcb, extents) = Tcb::read_from_prefix(rest).map_err(|_| ImportError::Damaged)?;
-    let count = usize::from(head.ofo) + usize::from(head.sacked);
-    let counts_agree = (head.ofo, head.sacked) == (tcb.ofo_count, tcb.sack_count);
-    if !counts_agree || head.ofo.max(head.sacked) > MOST || extents.len() != count * size_of::<Extent>() {
+    let (mut tcb, rest) = Tcb::read_from_prefix(rest).map_err(|_| ImportError::Damaged)?;
+    let ofo = usize::from(head.ofo) * size_of::<Extent>();
+    if head.ofo != tcb.ofo_count || head.ofo > MOST || rest.len() < ofo || !plausible(&tcb) {
         return Err(ImportError::Damaged);
     }
-    if !plausible(&tcb) {
+    let (extents, rest) = rest.split_at(ofo);
+    let (sender, flights) = match head.sender {
+        0 => (None, rest),
+        _ => {
+            let (sender, rest) = Sender::read_from_prefix(rest).map_err(|_| ImportError::Damaged)?;
+            (Some(sender), rest)
+        }
+    };
+    if !covers(flights, head.flights, tcb.snd_una.max(seq::FIRST), tcb.snd_nxt) {
         return Err(ImportError::Damaged);
     }
     move_clock(&mut tcb, head.at, now);
     tcb.flags &= !(flag::IN_FLUSH | flag::IN_EVENTS | flag::REPORTED);
     tcb.armed_at = NEVER;
     tcb.listener = NONE;
-    (tcb.ofo_head, tcb.sack_head) = (NONE, NONE);
-    Ok(Imported { tcb, extents })
+    (tcb.ofo_head, tcb.sender) = (NONE, NONE);
+    Ok(Imported { tcb, extents, sender, flights, from: head.at })
+}
+
+/// Whether the flights are one run from `una` to `nxt`.
+fn covers(bytes: &[u8], count: u32, una: u64, nxt: u64) -> bool {
+    let records = bytes.chunks_exact(size_of::<Flight>());
+    if !records.remainder().is_empty() || records.len() != count as usize {
+        return false;
+    }
+    let mut at = una;
+    for record in records {
+        let Ok(flight) = Flight::read_from_bytes(record) else { return false };
+        if flight.start != at || flight.end <= at {
+            return false;
+        }
+        at = flight.end;
+    }
+    at == nxt
 }
 
 impl Imported<'_> {
-    /// Takes the ranges into this stack's pool. What finds no room is forgotten: out-of-order bytes come again, sacked ones
-    /// are sent again.
+    /// Takes the ranges into this stack's pool. What finds no room is forgotten: it comes again.
     pub(crate) fn take_ranges(&mut self, pool: &mut RangePool<'_>) {
         let tcb = &mut self.tcb;
-        let ofo = usize::from(tcb.ofo_count);
-        (tcb.ofo_count, tcb.sack_count, tcb.sacked) = (0, 0, 0);
+        tcb.ofo_count = 0;
         let mut complete = true;
-        for (place, bytes) in self.extents.chunks_exact(size_of::<Extent>()).enumerate() {
+        for bytes in self.extents.chunks_exact(size_of::<Extent>()) {
             let Ok(Extent { start, end }) = Extent::read_from_bytes(bytes) else { continue };
-            if start >= end {
-                continue;
-            }
-            if place < ofo {
-                let within = start > tcb.rcv_nxt && end <= tcb.rcv_adv + 1;
-                let inserted = within.then(|| pool.insert(&mut tcb.ofo_head, &mut tcb.ofo_count, start, end));
-                complete &= matches!(inserted, Some(ranges::Inserted::Covered { .. }));
-            } else if start >= tcb.snd_una && end <= tcb.snd_nxt {
-                let inserted = pool.insert(&mut tcb.sack_head, &mut tcb.sack_count, start, end);
-                if let ranges::Inserted::Covered { added, .. } = inserted {
-                    tcb.sacked += added as u32;
-                }
-            }
+            let within = start < end && start > tcb.rcv_nxt && end <= tcb.rcv_adv + 1;
+            let inserted = within.then(|| pool.insert(&mut tcb.ofo_head, &mut tcb.ofo_count, start, end));
+            complete &= matches!(inserted, Some(ranges::Inserted::Covered { .. }));
         }
         if !complete && tcb.rcv_fin > tcb.rcv_nxt {
             tcb.rcv_fin = 0;
         }
+    }
+
+    /// Gives the connection, now in its table, the sending half that it had.
+    pub(crate) fn take_sender(&self, conn: &mut Conn<'_, '_>) {
+        let Some(imported) = self.sender else { return };
+        let (from, to) = (self.from.as_micros(), conn.now.as_micros());
+        let past = |at: u64| to.saturating_sub(from.saturating_sub(at));
+        let kind = conn.tcb.settings.congestion;
+        let (mut pool, sender) = conn.flights();
+        *sender = Sender { queue: SentQueue::EMPTY, ..imported };
+        for at in [&mut sender.delivered_at, &mut sender.first_sent_at, &mut sender.rack_at] {
+            *at = past(*at);
+        }
+        sender.resent_at = if sender.resent_at == 0 { 0 } else { past(sender.resent_at).max(1) };
+        sender.pace_next = to + sender.pace_next.saturating_sub(from);
+        for record in self.flights.chunks_exact(size_of::<Flight>()) {
+            if let Ok(mut flight) = Flight::read_from_bytes(record) {
+                // Its own clock may have run for longer than this one.
+                let age = from.saturating_sub(flight.sent_at).min(to);
+                let since = |span: u32| u64::from(span).min(to - age) as u32;
+                flight.sent_at = to - age;
+                flight.since_delivery = since(flight.since_delivery);
+                flight.since_first = since(flight.since_first);
+                pool.adopt(&mut sender.queue, &flight);
+            }
+        }
+        let (from, to) = (Instant::from_micros(from), Instant::from_micros(to));
+        congestion::with(kind, &mut sender.control, |control| control.on_clock(from, to));
     }
 }
 
@@ -161,7 +222,7 @@ fn move_clock(tcb: &mut Tcb, from: Instant, to: Instant) {
     tcb.rtx_at = deadline(tcb.rtx_at);
     tcb.ack_at = deadline(tcb.ack_at);
     tcb.idle_at = deadline(tcb.idle_at);
-    tcb.rtt_sent = past(tcb.rtt_sent);
+    tcb.pace_at = deadline(tcb.pace_at);
     tcb.sent_at = past(tcb.sent_at);
     tcb.heard_at = past(tcb.heard_at);
     tcb.stalled_at = past(tcb.stalled_at);
@@ -171,6 +232,4 @@ fn move_clock(tcb: &mut Tcb, from: Instant, to: Instant) {
     // The peer's view of our timestamp clock goes on without a jump.
     let millis = |micros: u64| (micros / 1_000) as u32;
     tcb.ts_offset = tcb.ts_offset.wrapping_add(millis(from)).wrapping_sub(millis(to));
-    let (from, to) = (Instant::from_micros(from), Instant::from_micros(to));
-    congestion::with(tcb.settings.congestion, &mut tcb.control, |control| control.on_clock(from, to));
 }

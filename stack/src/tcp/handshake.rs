@@ -70,8 +70,7 @@ impl Conn<'_, '_> {
         let now = self.now;
         let tcb = &mut *self.tcb;
         tcb.snd_nxt = seq::FIRST;
-        tcb.rtt_seq = seq::FIRST;
-        tcb.rtt_sent = now;
+        tcb.sent_at = now;
         tcb.heard_at = now;
         tcb.rtx_at = now.as_micros() + u64::from(rtt::INITIAL_RTO);
         tcb.set(flag::TIMESTAMPS | flag::SACK);
@@ -165,15 +164,15 @@ impl Conn<'_, '_> {
             self.resend_handshake(host);
             return;
         }
-        if tcb.rtt_seq != 0 && tcb.retries == 0 {
-            let sample = now.since(tcb.rtt_sent).as_micros();
-            tcb.sample_rtt(sample);
+        if tcb.retries == 0 {
+            let sample = now.since(tcb.sent_at).as_micros();
+            tcb.sample_first_rtt(now, sample);
         } else if tcb.has(flag::TIMESTAMPS)
             && let Some(stamps) = arrival.options.timestamps
         {
             // RFC 7323 section 4: the echo tells which SYN was answered.
             let span = stamp(now, tcb.ts_offset).wrapping_sub(stamps.echo);
-            tcb.sample_rtt(u64::from(span) * 1_000);
+            tcb.sample_first_rtt(now, u64::from(span) * 1_000);
         }
         tcb.snd_una = seq::FIRST;
         self.establish();
@@ -207,16 +206,12 @@ impl Conn<'_, '_> {
         let now = self.now;
         let tcb = &mut *self.tcb;
         tcb.set_state(State::Established);
-        tcb.rtt_seq = 0;
         // RFC 6298 section 5.7: a SYN that had to be repeated without a sample means a timeout of three seconds.
         if tcb.srtt == 0 && tcb.retries > 0 {
             tcb.rto = 3 * rtt::INITIAL_RTO;
         }
         tcb.retries = 0;
         tcb.rtx_at = NEVER;
-        tcb.high_rxt = tcb.snd_una;
-        tcb.lost_end = tcb.snd_una;
-        tcb.recover = tcb.snd_una;
         tcb.start_quick_acks();
         tcb.cwnd = congestion::initial_window(tcb.mss);
         tcb.heard_at = now;

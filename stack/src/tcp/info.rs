@@ -1,10 +1,11 @@
 //! Looking in: what a connection is doing, in the terms of Linux's TCP_INFO.
 
-use super::block::{NEVER, Tcb, flag, recovery};
+use super::block::{NEVER, Tcb, flag};
+use super::sender::Sender;
 use super::state::State;
 use super::{seq, window};
-use crate::api::{Congestion, ConnectionId};
-use crate::congestion::NEW_RENO;
+use crate::api::ConnectionId;
+use crate::congestion::Congestion;
 use crate::frame::{Owner, PortId};
 use crate::time::{Duration, Instant};
 use core::net::SocketAddr;
@@ -25,7 +26,7 @@ pub struct Info {
     /// Shift counts, 0 without window scaling.
     pub snd_scale: u8,
     pub rcv_scale: u8,
-    /// 0 open, 3 fast recovery, 4 after a timeout: Linux's TCP_CA_*.
+    /// 0 open, 1 disorder, 2 the window is being reduced, 3 fast recovery, 4 after a timeout: Linux's TCP_CA_*.
     pub recovery: u8,
     /// Timeouts in a row, and probes without an answer.
     pub retries: u8,
@@ -74,7 +75,7 @@ pub struct Listening {
 }
 
 impl Tcb {
-    pub(crate) fn info(&self, index: u32, now: Instant) -> Info {
+    pub(crate) fn info(&self, sender: Option<&Sender>, index: u32, now: Instant) -> Info {
         let micros = |span: u32| Duration::from_micros(u64::from(span));
         let unsent_from = self.snd_nxt.max(seq::FIRST);
         Info {
@@ -89,14 +90,10 @@ impl Tcb {
             sack: self.has(flag::SACK),
             snd_scale: self.snd_scale,
             rcv_scale: self.rcv_scale,
-            recovery: match self.recovery {
-                recovery::FAST => 3,
-                recovery::LOSS => 4,
-                _ => 0,
-            },
+            recovery: self.recovery,
             retries: self.retries,
             probes: self.keep_probes,
-            congestion: if self.settings.congestion == NEW_RENO { Congestion::NewReno } else { Congestion::Cubic },
+            congestion: Congestion::from_byte(self.settings.congestion),
             snd_mss: self.mss,
             rcv_mss: self.rcv_mss,
             pmtu: self.pmtu,
@@ -109,8 +106,8 @@ impl Tcb {
             min_rtt: micros(self.min_rtt),
             rto: micros(self.rto),
             unacked: self.in_flight(),
-            sacked: self.sacked,
-            lost: self.lost_bytes(),
+            sacked: sender.map_or(0, |sender| sender.queue.sacked),
+            lost: sender.map_or(0, |sender| u64::from(sender.queue.lost)),
             unsent: self.snd_end.saturating_sub(unsent_from),
             bytes_acked: seq::offset(self.snd_una.min(self.snd_end)),
             bytes_received: self.rcv_end(),

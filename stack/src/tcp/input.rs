@@ -1,7 +1,7 @@
 //! SEGMENT ARRIVES for a connection (RFC 9293 section 3.10.7.4): sequence check, RST, SYN, ACK, and what they lead to.
 
-use super::block::{NEVER, change, flag, recovery};
-use super::recovery::AckNews;
+use super::block::{NEVER, change, flag};
+use super::delivery::Delivery;
 use super::segment::Arrival;
 use super::state::State;
 use super::{Conn, emit, seq};
@@ -197,7 +197,11 @@ impl Conn<'_, '_> {
                 self.challenge(host);
                 return false;
             }
-            self.take_sack(arrival, una);
+            if !arrival.options.sack.is_empty() && self.tcb.in_flight() > 0 {
+                let mut news = self.news(arrival);
+                self.take_sack(arrival, una, &mut news);
+                self.judge(una, news, false);
+            }
             return true;
         }
         let window = u32::from(arrival.window) << self.tcb.snd_scale;
@@ -226,19 +230,24 @@ impl Conn<'_, '_> {
             self.tcb.take_window(window, start);
         }
         let acked = ack - una;
-        if acked > 0 {
-            self.advance(arrival, ack);
+        let selective = !arrival.options.sack.is_empty() && self.tcb.in_flight() > 0;
+        if acked > 0 || selective || duplicate {
+            let mut news = self.news(arrival);
+            if acked > 0 {
+                self.take_acked(ack, &mut news);
+            }
+            if selective {
+                self.take_sack(arrival, ack, &mut news);
+            }
+            if acked > 0 {
+                self.advance(&news, ack);
+            } else if let Some(sample) = news.rtt() {
+                self.time(sample);
+            }
+            self.judge(ack, news, duplicate);
         }
-        let sacked = if arrival.options.sack.is_empty() { 0 } else { self.take_sack(arrival, ack) };
         if acked > 0 {
-            self.forget_acked();
-        }
-        let quiet = acked == 0 && sacked == 0 && !duplicate;
-        if !quiet || self.tcb.recovery != recovery::OPEN {
-            let echo = arrival.options.timestamps.map(|stamps| stamps.echo);
-            self.judge(AckNews { acked, sacked, duplicate: duplicate && !self.tcb.has(flag::SACK), echo });
-        }
-        if acked > 0 {
+            self.schedule_probe();
             self.after_advance();
         } else if self.tcb.in_flight() == 0 {
             self.probe_answered();
@@ -246,30 +255,38 @@ impl Conn<'_, '_> {
         !self.tcb.has(flag::ENDED)
     }
 
-    /// SND.UNA moves to `ack`: round-trip sample, timer, report.
-    #[inline]
-    fn advance(&mut self, arrival: &Arrival<'_>, ack: u64) {
+    fn news(&self, arrival: &Arrival<'_>) -> Delivery {
+        let stamps = arrival.options.timestamps.filter(|_| self.tcb.has(flag::TIMESTAMPS));
+        Delivery::new(self.now, self.tcb, self.sender_if_any(), stamps.map(|stamps| stamps.echo))
+    }
+
+    /// Takes a round-trip sample.
+    fn time(&mut self, sample: u64) {
+        let Some(sender) = self.env.senders.get_mut(self.tcb.sender as usize) else { return };
+        let round = sender.rtt_round;
         let tcb = &mut *self.tcb;
-        if tcb.rtt_seq != 0 && ack >= tcb.rtt_seq {
-            let sample = self.now.since(tcb.rtt_sent).as_micros();
-            tcb.rtt_seq = 0;
-            tcb.sample_rtt(sample);
+        tcb.sample_rtt(sender, self.now, sample);
+        if sender.rtt_round != round {
             // RFC 4861 section 7.3.1: progress of a connection proves its next hop; once per round trip is enough.
             self.env.net.neighbours.confirm(self.now, PortId(tcb.port), tcb.next_hop);
-        } else if (tcb.retries > 0 || tcb.recovery != recovery::OPEN)
-            && let Some(stamps) = arrival.options.timestamps.filter(|_| tcb.has(flag::TIMESTAMPS))
-        {
-            // RFC 7323 section 4: what was sent twice can be timed by its echo.
-            let span = emit::stamp(self.now, tcb.ts_offset).wrapping_sub(stamps.echo);
-            if (span as i32) >= 0 && stamps.echo != 0 {
-                tcb.sample_rtt(u64::from(span) * 1_000);
-            }
         }
-        let before = tcb.snd_una;
-        tcb.snd_una = ack;
-        tcb.retries = 0;
-        // RFC 6298 section 5.3 and 5.2.
-        tcb.rtx_at = if tcb.snd_nxt > ack { self.now.as_micros() + u64::from(tcb.rto) } else { NEVER };
+    }
+
+    /// SND.UNA moves to `ack`: round-trip sample, timer, report.
+    #[inline]
+    fn advance(&mut self, news: &Delivery, ack: u64) {
+        let before = self.tcb.snd_una;
+        self.tcb.snd_una = ack;
+        self.tcb.retries = 0;
+        if let Some(sample) = news.rtt() {
+            self.time(sample);
+        }
+        self.arm_retransmission();
+        let tcb = &mut *self.tcb;
+        if tcb.snd_nxt == ack && tcb.snd_end <= ack && tcb.pace_at == NEVER {
+            // Idle for now; the sending half goes when that lasts.
+            tcb.pace_at = self.now.as_micros() + super::sender::IDLE_LIFETIME;
+        }
         if ack.min(tcb.snd_end) > before.max(seq::FIRST) {
             self.changed(change::ACKED);
         }

@@ -5,19 +5,23 @@ pub(crate) mod block;
 mod challenge;
 mod control;
 pub(crate) mod cookie;
+pub(crate) mod delivery;
 mod emit;
 pub(crate) mod export;
+pub(crate) mod flights;
 mod handshake;
 pub(crate) mod info;
 mod input;
 pub(crate) mod listen;
 mod output;
+mod rack;
 mod ranges;
 mod receive;
 mod recovery;
 pub(crate) mod reply;
 mod rtt;
 pub(crate) mod segment;
+pub(crate) mod sender;
 pub(crate) mod seq;
 pub(crate) mod state;
 pub(crate) mod timers;
@@ -25,7 +29,11 @@ pub(crate) mod timewait;
 mod window;
 
 pub(crate) use challenge::OVERALL as CHALLENGE_RATE;
-pub(crate) use ranges::{Range, RangePool, walk};
+pub(crate) use flights::{Flight, FlightPool};
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use ranges::walk;
+pub(crate) use ranges::{Range, RangePool};
+pub(crate) use sender::Sender;
 
 /// MTU of an interface that is gone: what every path carries (RFC 791 section 3.1).
 pub(crate) const LEAST_MTU: u16 = 576;

@@ -1,6 +1,8 @@
 //! What to send and when: the send window, Nagle and cork, silly window avoidance, super-segments, pure ACKs.
 
-use super::block::{NEVER, change, flag, recovery, setting};
+use super::block::{NEVER, change, flag, recovery, setting, timer};
+use super::flights::Departure;
+use super::sender::fact;
 use super::state::State;
 use super::{Conn, rtt, seq};
 use crate::api::{CloseReason, Host};
@@ -16,7 +18,22 @@ struct Plan {
     len: u32,
     /// The FIN goes with it, after the bytes.
     fin: bool,
-    again: bool,
+    /// The flight that begins at `from` is sent again.
+    again: Option<u32>,
+}
+
+/// What leaves together because timers are no finer, in microseconds: pacing lets so much go ahead of its time.
+const PACING_SLACK: u64 = 1_000;
+/// Sent queues join what leaves within this part of a round trip.
+const GRAINS: u64 = 256;
+
+/// What a recovery lets go.
+enum Repair {
+    /// Nothing is lost: new data may go.
+    Nothing,
+    Plan(Plan),
+    /// Something is, and the window has no room for it.
+    Wait,
 }
 
 /// errno of a send that found no route while the connection was open; reported as a soft error.
@@ -46,23 +63,65 @@ impl Conn<'_, '_> {
 
     #[inline]
     fn plan(&mut self, payload_mss: u32) -> Option<Plan> {
-        if self.tcb.recovery != recovery::OPEN
-            && let Some((from, end)) = self.next_retransmission(payload_mss)
-        {
-            return Some(self.plan_again(from, end, payload_mss));
+        if self.paced() {
+            return None;
         }
-        self.plan_new(payload_mss).or_else(|| {
-            let (from, end) = self.speculative_retransmission(payload_mss)?;
-            Some(self.plan_again(from, end, payload_mss))
-        })
+        if self.tcb.repairs() {
+            match self.plan_repair(payload_mss) {
+                Repair::Nothing => {}
+                Repair::Plan(plan) => return Some(plan),
+                Repair::Wait => return None,
+            }
+        }
+        self.plan_new(payload_mss)
     }
 
+    /// Lost bytes go before new ones, but for F-RTO's question.
+    fn plan_repair(&mut self, payload_mss: u32) -> Repair {
+        let (una, nxt) = (self.tcb.snd_una, self.tcb.snd_nxt);
+        let loss = self.tcb.recovery == recovery::LOSS;
+        let sender = self.sender();
+        if loss && sender.has(fact::FRTO) && sender.undo_from != 0 && una > sender.undo_from {
+            // RFC 5682 section 3.1 step 2.b: the first acknowledgement after a timeout is answered with new data.
+            let asked = nxt > sender.recover;
+            if let Some(plan) = self.plan_new(payload_mss) {
+                return Repair::Plan(plan);
+            }
+            if asked {
+                return Repair::Wait;
+            }
+            self.sender().facts &= !fact::FRTO;
+        }
+        let room = u64::from(self.tcb.cwnd).saturating_sub(self.pipe());
+        let (pool, sender) = self.flights();
+        let Some((index, from, end)) = pool.first_lost(&mut sender.queue) else { return Repair::Nothing };
+        let mss = u64::from(payload_mss);
+        if room < mss.min(end - from) {
+            return Repair::Wait;
+        }
+        Repair::Plan(self.plan_again(index, from, end.min(from + (room / mss).max(1) * mss), payload_mss))
+    }
+
+    /// Flight `index`, from its beginning `from` to `end` at most.
     #[inline]
-    fn plan_again(&self, from: u64, end: u64, payload_mss: u32) -> Plan {
+    fn plan_again(&self, index: u32, from: u64, end: u64, payload_mss: u32) -> Plan {
         let data_end = end.min(self.tcb.snd_end);
         let most = u64::from(self.largest_payload(payload_mss));
         let len = data_end.saturating_sub(from).min(most);
-        Plan { from, len: len as u32, fin: from + len == self.tcb.snd_end && end > self.tcb.snd_end, again: true }
+        let fin = from + len == self.tcb.snd_end && end > self.tcb.snd_end;
+        Plan { from, len: len as u32, fin, again: Some(index) }
+    }
+
+    /// Whether pacing holds everything back; a timer then lets it go.
+    #[inline]
+    fn paced(&mut self) -> bool {
+        let now = self.now.as_micros();
+        let Some(sender) = self.env.senders.get(self.tcb.sender as usize) else { return false };
+        if sender.pacing_rate == 0 || sender.pace_next <= now + PACING_SLACK {
+            return false;
+        }
+        self.tcb.pace_at = sender.pace_next - PACING_SLACK;
+        true
     }
 
     /// New data and the FIN, as far as windows, Nagle and cork let them go.
@@ -72,18 +131,26 @@ impl Conn<'_, '_> {
         let from = tcb.snd_nxt;
         let fin_waits = tcb.has(flag::FIN_WANTED) && !tcb.has(flag::FIN_SENT);
         let unsent = tcb.snd_end.saturating_sub(from);
-        if unsent == 0 {
-            return fin_waits.then_some(Plan { from, len: 0, fin: true, again: false });
+        if unsent == 0 && !fin_waits {
+            return None;
         }
+        let (pool, sender) = self.flights();
+        if !pool.can_grow(&sender.queue) {
+            return None;
+        }
+        if unsent == 0 {
+            return Some(Plan { from, len: 0, fin: true, again: None });
+        }
+        let tcb = &*self.tcb;
         let mss = u64::from(payload_mss);
         let window_room = (tcb.snd_una + u64::from(tcb.snd_wnd)).saturating_sub(from);
         let cwnd_room = u64::from(tcb.cwnd).saturating_sub(self.pipe());
         let room = window_room.min(cwnd_room);
-        let tcb = &mut *self.tcb;
         if cwnd_room < unsent.min(window_room).min(mss) || (cwnd_room <= window_room && cwnd_room < unsent) {
             // RFC 7661 / RFC 9438 section 4.2: only a window that was used up may grow.
-            tcb.set(flag::CWND_LIMITED);
+            self.sender().facts |= fact::CWND_LIMITED;
         }
+        let tcb = &*self.tcb;
         // RFC 9293 section 3.8.5: urgent data is sent in segments of its own, so that each carries its pointer.
         let urgent = tcb.snd_up > from;
         let most = if urgent { payload_mss } else { self.largest_payload(payload_mss) };
@@ -103,7 +170,7 @@ impl Conn<'_, '_> {
                 return None;
             }
             let fin = fin_waits && len == unsent;
-            return Some(Plan { from, len: len as u32, fin, again: false });
+            return Some(Plan { from, len: len as u32, fin, again: None });
         }
         // RFC 9293 section 3.8.6.2.1: whole segments, or at least half of the largest window ever offered.
         let whole = room.min(most) / mss * mss;
@@ -114,7 +181,7 @@ impl Conn<'_, '_> {
         } else {
             return None;
         };
-        Some(Plan { from, len: len as u32, fin: false, again: false })
+        Some(Plan { from, len: len as u32, fin: false, again: None })
     }
 
     fn send<H: Host>(&mut self, host: &mut H, plan: Plan, payload_mss: u32) -> Result<(), Unsent> {
@@ -131,37 +198,31 @@ impl Conn<'_, '_> {
 
         let wire_segments = len.div_ceil(payload_mss).max(1);
         let end = end + u64::from(fin);
+        self.depart(from, end, again);
         let now = self.now;
         let tcb = &mut *self.tcb;
         tcb.sent_at = now;
-        if again {
-            tcb.high_rxt = tcb.high_rxt.max(end);
-            tcb.rxt_nxt = tcb.snd_nxt;
+        if again.is_some() {
             tcb.retransmits += wire_segments;
-            // Karn: a byte that was sent twice says nothing of the round trip.
-            if tcb.rtt_seq > from {
-                tcb.rtt_seq = 0;
+            if tcb.rtx_at == NEVER || tcb.rtx_kind == timer::PROBE {
+                self.arm_retransmission();
             }
-            tcb.rtx_at = now.as_micros() + rtt::backed_off(tcb.rto, tcb.retries);
-            let recovery = tcb.recovery;
-            self.env.count_many(Counter::TcpRetransSegs, u64::from(wire_segments));
-            let how = if recovery == recovery::LOSS {
+            let how = if self.tcb.recovery == recovery::LOSS {
                 Counter::TcpExtTCPSlowStartRetrans
             } else {
                 Counter::TcpExtTCPFastRetrans
             };
+            self.env.count_many(Counter::TcpRetransSegs, u64::from(wire_segments));
             self.env.count_many(how, u64::from(wire_segments));
             return Ok(());
         }
-        if tcb.snd_una == tcb.snd_nxt || tcb.rtx_at == NEVER {
-            tcb.rtx_at = now.as_micros() + rtt::backed_off(tcb.rto, 0);
-            tcb.retries = 0;
-        }
+        let first = tcb.snd_una == tcb.snd_nxt;
         tcb.snd_nxt = end;
-        if tcb.rtt_seq == 0 {
-            tcb.rtt_seq = end;
-            tcb.rtt_sent = now;
+        if first || tcb.rtx_at == NEVER {
+            tcb.retries = 0;
+            self.arm_retransmission();
         }
+        let tcb = &mut *self.tcb;
         if len % payload_mss != 0 {
             tcb.snd_small = end;
         }
@@ -175,7 +236,77 @@ impl Conn<'_, '_> {
             }
             self.env.count_many(Counter::TcpExtTCPOrigDataSent, u64::from(wire_segments));
         }
+        self.schedule_probe();
         Ok(())
+    }
+
+    /// Notes that `from .. end` has left, as new bytes or as flight `again`.
+    #[inline]
+    fn depart(&mut self, from: u64, end: u64, again: Option<u32>) {
+        let now = self.now.as_micros();
+        let len = end - from;
+        let in_flight = (self.pipe() + len).min(u64::from(u32::MAX)) as u32;
+        let (srtt, idle) = (u64::from(self.tcb.srtt), self.tcb.in_flight() == 0);
+        let (mut pool, sender) = self.flights();
+        if idle {
+            // draft-ietf-ccwg-bbr section 4.1.2.2: a sampling interval begins.
+            sender.first_sent_at = now;
+            sender.delivered_at = now;
+        }
+        let span = |since: u64| now.saturating_sub(since).min(u64::from(u32::MAX)) as u32;
+        let departure = Departure {
+            at: now,
+            delivered: sender.delivered,
+            since_delivery: span(sender.delivered_at),
+            since_first: span(sender.first_sent_at),
+            in_flight,
+            lost_before: sender.lost_total as u32,
+            app_limited: sender.app_limited != 0,
+            grain: srtt / GRAINS,
+        };
+        if let Some(cost) = len.saturating_mul(1_000_000).checked_div(sender.pacing_rate) {
+            sender.pace_next = sender.pace_next.max(now) + cost;
+        }
+        sender.prr_out = sender.prr_out.saturating_add(len as u32);
+        match again {
+            None => pool.sent(&mut sender.queue, from, end, &departure),
+            Some(index) => {
+                pool.resent(&mut sender.queue, index, len, &departure);
+                sender.undo_bytes = sender.undo_bytes.saturating_add(len as u32);
+                if sender.resent_at == 0 {
+                    sender.resent_at = now.max(1);
+                }
+            }
+        }
+    }
+
+    /// The tail loss probe: a segment of new data where there is some, else the last one again. Whether it was a
+    /// retransmission; `None`: nothing was sent.
+    pub(crate) fn send_probe<H: Host>(&mut self, host: &mut H) -> Option<bool> {
+        let payload_mss = self.tcb.payload_mss();
+        let tcb = &*self.tcb;
+        let from = tcb.snd_nxt;
+        let window_room = (tcb.snd_una + u64::from(tcb.snd_wnd)).saturating_sub(from);
+        let unsent = tcb.snd_end.saturating_sub(from);
+        let len = unsent.min(window_room).min(u64::from(payload_mss));
+        let (pool, sender) = self.flights();
+        let plan = if len > 0 && pool.can_grow(&sender.queue) {
+            // Whatever the congestion window says: one segment in a round trip.
+            Plan { from, len: len as u32, fin: false, again: None }
+        } else {
+            let (index, start, end) = pool.last(&sender.queue)?;
+            let from = start.max(end.saturating_sub(u64::from(payload_mss)));
+            let (mut pool, sender) = self.flights();
+            let index = pool.split_before(&mut sender.queue, index, from)?;
+            self.plan_again(index, from, end, payload_mss)
+        };
+        match self.send(host, plan, payload_mss) {
+            Ok(()) => Some(plan.again.is_some()),
+            Err(unsent) => {
+                self.blocked(unsent);
+                None
+            }
+        }
     }
 
     /// Sends an ACK without data now; when that is impossible the next flush tries again.
@@ -262,7 +393,7 @@ impl Conn<'_, '_> {
         let len = (tcb.snd_end - tcb.snd_nxt).min(window_room).min(u64::from(payload_mss)) as u32;
         if len > 0 {
             let fin = tcb.has(flag::FIN_WANTED) && tcb.snd_nxt + u64::from(len) == tcb.snd_end;
-            let plan = Plan { from: tcb.snd_nxt, len, fin, again: false };
+            let plan = Plan { from: tcb.snd_nxt, len, fin, again: None };
             match self.send(host, plan, payload_mss) {
                 Ok(()) => self.push(host),
                 Err(unsent) => self.blocked(unsent),
@@ -294,16 +425,17 @@ impl Conn<'_, '_> {
         if idle <= rto || tcb.recovery != recovery::OPEN {
             return;
         }
-        let restart = congestion::initial_window(tcb.mss).min(tcb.cwnd);
-        // Linux: half of it per RTO, not below the initial window; ssthresh remembers three quarters.
-        tcb.ssthresh = tcb.ssthresh.max(tcb.cwnd / 4 * 3);
-        while idle > rto && tcb.cwnd > restart {
-            tcb.cwnd /= 2;
-            idle -= rto;
+        if !congestion::Congestion::from_byte(tcb.settings.congestion).steers() {
+            let restart = congestion::initial_window(tcb.mss).min(tcb.cwnd);
+            // Linux: half of it per RTO, not below the initial window; ssthresh remembers three quarters.
+            tcb.ssthresh = tcb.ssthresh.max(tcb.cwnd / 4 * 3);
+            while idle > rto && tcb.cwnd > restart {
+                tcb.cwnd /= 2;
+                idle -= rto;
+            }
+            tcb.cwnd = tcb.cwnd.max(restart);
         }
-        tcb.cwnd = tcb.cwnd.max(restart);
-        let path = self.path();
-        congestion::with(self.tcb.settings.congestion, &mut self.tcb.control, |controller| controller.on_idle(&path));
+        self.control(|controller, path, _| controller.on_idle(path));
     }
 
     /// The application's end of the stream moved to `end`.

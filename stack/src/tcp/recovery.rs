@@ -1,70 +1,82 @@
-//! Loss: the scoreboard of sacked ranges (RFC 2018, RFC 6675), fast retransmit and recovery with and without SACK
-//! (RFC 5681, RFC 6582), what a timeout leaves behind, and taking back what was no loss (RFC 3522).
-//!
-//! Three boundaries say everything: bytes below `lost_end` that are not sacked are lost; of those, bytes below
-//! `high_rxt` were sent again; `recover` ends the episode.
+//! Recovery: what acknowledgements lead to. Which state the sending half is in, when the window is reduced (RFC 5681, RFC 6675,
+//! RFC 6582 without SACK) and by how much at a time (RFC 9937), what a timeout leaves behind, and taking back what was no
+//! loss (RFC 3522, RFC 4015, RFC 3708, RFC 5682).
 
 use super::block::{Tcb, flag, recovery};
-use super::ranges::Inserted;
+use super::delivery::Delivery;
+use super::emit::stamp;
+use super::flights::bit;
+use super::rack::DUP_THRESH;
 use super::segment::Arrival;
+use super::sender::fact;
 use super::{Conn, seq};
-use crate::congestion::{self, Path};
+use crate::congestion::{self, Ack, Cause, Congestion, Path, RateSample, Window};
 use crate::counters::Counter;
-
-/// RFC 6675 section 2: DupThresh.
-const DUP_THRESH: u8 = 3;
-
-/// What an ACK says, in the terms of loss recovery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AckNews {
-    /// Bytes newly acknowledged in order.
-    pub(crate) acked: u64,
-    /// Bytes newly sacked.
-    pub(crate) sacked: u64,
-    /// A duplicate in the sense of RFC 5681 section 2.
-    pub(crate) duplicate: bool,
-    /// The echoed timestamp.
-    pub(crate) echo: Option<u32>,
-}
 
 impl Conn<'_, '_> {
     pub(crate) fn path(&self) -> Path {
+        let (delivered, lost) = self.sender_if_any().map_or((0, 0), |sender| (sender.delivered, sender.lost_total));
         Path {
-            cwnd: self.tcb.cwnd,
-            ssthresh: self.tcb.ssthresh,
             mss: u32::from(self.tcb.mss),
             srtt: self.tcb.srtt,
+            min_rtt: self.tcb.min_rtt,
+            in_flight: self.pipe().min(u64::from(u32::MAX)) as u32,
+            delivered,
+            lost,
             now: self.now,
         }
     }
 
-    /// Bytes that are thought to be in the network (RFC 6675 section 4, SetPipe).
-    #[inline]
-    pub(crate) fn pipe(&self) -> u64 {
-        let tcb = &*self.tcb;
-        let flight = tcb.in_flight();
-        if tcb.recovery == recovery::OPEN && tcb.sacked == 0 && tcb.dup_acks == 0 {
-            return flight;
+    pub(crate) fn window(&self) -> Window {
+        Window {
+            cwnd: self.tcb.cwnd,
+            ssthresh: self.tcb.ssthresh,
+            pacing: self.sender_if_any().map_or(0, |sender| sender.pacing_rate),
         }
-        let outside = if tcb.has(flag::SACK) {
-            u64::from(tcb.sacked)
-        } else {
-            // Each duplicate ACK means that a segment has left the network (RFC 6582 section 3.2 step 3).
-            (u64::from(tcb.dup_acks) * u64::from(tcb.mss)).min(flight.saturating_sub(u64::from(tcb.mss)))
-        };
-        let from = tcb.high_rxt.max(tcb.snd_una);
-        let missing = if from < tcb.lost_end { self.unsacked(from, tcb.lost_end) } else { 0 };
-        flight.saturating_sub(outside).saturating_sub(missing)
     }
 
-    /// Enters the SACK blocks of an ACK for `ack` into the scoreboard; returns how many bytes are new.
-    pub(crate) fn take_sack(&mut self, arrival: &Arrival<'_>, ack: u64) -> u64 {
+    pub(crate) fn set_window(&mut self, window: &Window) {
+        self.tcb.cwnd = window.cwnd.max(u32::from(self.tcb.mss));
+        self.tcb.ssthresh = window.ssthresh;
+        self.sender().pacing_rate = window.pacing;
+    }
+
+    /// Lets the controller decide about the window.
+    pub(crate) fn control<R>(
+        &mut self,
+        act: impl FnOnce(&mut dyn congestion::Controller, &Path, &mut Window) -> R,
+    ) -> R {
+        self.sender();
+        let (path, mut window, kind) = (self.path(), self.window(), self.tcb.settings.congestion);
+        let sender = self.sender();
+        let answer = congestion::with(kind, &mut sender.control, |controller| act(controller, &path, &mut window));
+        self.set_window(&window);
+        answer
+    }
+
+    fn steers(&self) -> bool {
+        Congestion::from_byte(self.tcb.settings.congestion).steers()
+    }
+
+    /// Takes out of the sent queue what lies below `ack`.
+    pub(crate) fn take_acked(&mut self, ack: u64, news: &mut Delivery) {
+        news.acked = ack - self.tcb.snd_una;
+        let (mut pool, sender) = self.flights();
+        pool.acked(&mut sender.queue, ack, |flight| news.take(flight, true));
+        // RFC 2018 section 8: the byte at SND.UNA is missing by definition. If it was sacked, the peer reneged.
+        if pool.head(&sender.queue).is_some_and(|head| head.has(bit::SACKED)) {
+            pool.forget_sacks(&mut sender.queue);
+            self.env.count(Counter::TcpExtTCPSACKReneging);
+        }
+    }
+
+    /// Enters the SACK blocks of an ACK for `ack` into the sent queue.
+    pub(crate) fn take_sack(&mut self, arrival: &Arrival<'_>, ack: u64, news: &mut Delivery) {
         if !self.tcb.has(flag::SACK) {
-            return 0;
+            return;
         }
         let (iss, una, nxt) = (self.tcb.iss, self.tcb.snd_una.max(ack), self.tcb.snd_nxt);
         let blocks = arrival.options.sack.as_slice();
-        let mut added = 0;
         for (place, block) in blocks.iter().enumerate() {
             let start = seq::from_wire(iss, una, block.start);
             let end = seq::from_wire(iss, una, block.end);
@@ -79,314 +91,403 @@ impl Conn<'_, '_> {
                     && end <= seq::from_wire(iss, una, second.end)
             });
             if end <= ack || inside {
-                self.env.count(Counter::TcpExtTCPDSACKRecv);
+                self.take_dsack(start, end, news);
                 continue;
             }
             if start < self.tcb.snd_una {
                 self.env.count(Counter::TcpExtTCPSACKDiscard);
                 continue;
             }
-            let tcb = &mut *self.tcb;
-            match self.env.ranges().insert(&mut tcb.sack_head, &mut tcb.sack_count, start.max(una), end) {
-                Inserted::Covered { added: new, .. } => added += new,
-                // What is not noted is sent again: RFC 2018 section 8 lets the sender forget.
-                Inserted::Full => self.env.count(Counter::PersonaRangesExhausted),
-            }
-        }
-        self.tcb.sacked += added as u32;
-        added
-    }
-
-    /// SND.UNA has moved: what lies below is no longer the scoreboard's.
-    pub(crate) fn forget_acked(&mut self) {
-        let tcb = &mut *self.tcb;
-        let una = tcb.snd_una;
-        tcb.high_rxt = tcb.high_rxt.max(una);
-        if tcb.sack_count > 0 {
-            let gone = self.env.ranges().remove_below(&mut tcb.sack_head, &mut tcb.sack_count, una);
-            tcb.sacked -= gone as u32;
-            // RFC 2018 section 8: the byte at SND.UNA is missing by definition. If it was sacked, the peer reneged.
-            let head = self.env.ranges().iter(tcb.sack_head).next();
-            if head.is_some_and(|head| head.start == una) {
-                self.env.count(Counter::TcpExtTCPSACKReneging);
-                self.forget_sacks();
-            }
+            let (mut pool, sender) = self.flights();
+            news.sacked += pool.sacked(&mut sender.queue, start.max(una), end, |flight| news.take(flight, false));
         }
     }
 
-    /// Drops the whole scoreboard.
-    pub(crate) fn forget_sacks(&mut self) {
-        let tcb = &mut *self.tcb;
-        self.env.ranges().clear(&mut tcb.sack_head, &mut tcb.sack_count);
-        tcb.sacked = 0;
-    }
-
-    /// The state machine of recovery, after SND.UNA and scoreboard were brought up to date.
-    #[inline]
-    pub(crate) fn judge(&mut self, news: AckNews) {
-        self.undo_if_spurious(news);
-        let una = self.tcb.snd_una;
-        if news.acked > 0 && self.tcb.recovery != recovery::OPEN && una >= self.tcb.recover {
-            self.leave_recovery();
-        }
-        match self.tcb.recovery {
-            recovery::OPEN => self.judge_open(news),
-            recovery::FAST => self.judge_fast(news),
-            _ => self.judge_loss(news),
-        }
-    }
-
-    #[inline]
-    fn judge_open(&mut self, news: AckNews) {
-        if news.acked > 0 {
-            self.tcb.dup_acks = 0;
-            self.grow(news.acked);
-        }
-        if news.duplicate || news.sacked > 0 {
-            self.tcb.dup_acks = self.tcb.dup_acks.saturating_add(1);
-        }
-        if self.tcb.dup_acks == 0 && self.tcb.sacked == 0 {
+    /// The peer has bytes twice: one retransmission fewer that was needed (RFC 3708).
+    fn take_dsack(&mut self, start: u64, end: u64, news: &mut Delivery) {
+        self.env.count(Counter::TcpExtTCPDSACKRecv);
+        let len = end - start;
+        let Some(sender) = self.sender_if_any() else { return };
+        // What was acknowledged before the window was reduced is not about this reduction.
+        let concerned = sender.undo_from != 0 && start >= sender.undo_from;
+        news.dsack_of_probe |= sender.probe_end != 0 && sender.has(fact::PROBE_RESENT) && end == sender.probe_end;
+        // More than a window ago: not of what we sent (RFC 3708 section 5: packets that the network duplicates).
+        if end + u64::from(self.tcb.max_wnd) < self.tcb.snd_una {
             return;
         }
-        self.find_lost();
-        let lost = self.tcb.lost_end > self.tcb.snd_una;
-        // RFC 6582 section 3.2 step 2: not again for what an earlier episode has already covered.
-        let covered = !self.tcb.has(flag::SACK) && self.tcb.snd_una < self.tcb.recover;
-        if (lost || self.tcb.dup_acks >= DUP_THRESH) && !covered && self.tcb.in_flight() > 0 {
-            self.enter_fast();
+        news.dsack += len;
+        if concerned {
+            let sender = self.sender();
+            sender.undo_bytes = sender.undo_bytes.saturating_sub(len.min(u64::from(u32::MAX)) as u32);
         }
     }
 
-    fn judge_fast(&mut self, news: AckNews) {
+    /// The state machine, after SND.UNA and sent queue were brought up to date. `duplicate`: in the sense of RFC 5681
+    /// section 2; it counts where the peer does not report what has arrived.
+    pub(crate) fn judge(&mut self, ack: u64, mut news: Delivery, duplicate: bool) {
+        let news = &mut news;
         let mss = u64::from(self.tcb.mss);
-        if self.tcb.has(flag::SACK) {
-            self.find_lost();
-            if news.acked > 0 && self.tcb.high_rxt <= self.tcb.snd_una {
-                // RFC 6582's partial acknowledgement holds with SACK as well: what it stops at was lost.
-                self.lose_head(mss);
-            }
-            self.find_lost_retransmission();
+        let sack = self.tcb.has(flag::SACK);
+        let repeated = duplicate;
+        let duplicate = duplicate && !sack;
+        let sender = self.sender();
+        let lost_before = sender.lost_total;
+        // RFC 9937 section 6: without SACK a duplicate tells of one segment, and the acknowledgement that follows of those again.
+        let told = u64::from(sender.dup_acks) * mss;
+        let arrived = match (sack, duplicate) {
+            (true, _) => news.delivered,
+            (false, true) => mss,
+            (false, false) => news.delivered.saturating_sub(told).max(mss),
+        };
+        let rate = news.account(self.sender());
+        self.update_rack(news);
+        let probe_repaired = self.judge_probe(ack, news, repeated);
+        self.leave_if_over(news);
+        match self.tcb.recovery {
+            recovery::FAST => self.judge_fast(news, duplicate),
+            recovery::LOSS => self.judge_loss(news, duplicate),
+            _ => self.judge_open(news, duplicate),
+        }
+        if probe_repaired && self.tcb.recovery < recovery::REDUCING {
+            // RFC 8985 section 7.4.2: the loss was repaired, and is congestion all the same.
+            self.reduce(Cause::Loss);
+            self.end_reduction();
+        }
+        let lost = self.sender().lost_total - lost_before;
+        self.steer(news, rate, arrived, lost);
+    }
+
+    /// RecoveryPoint was reached.
+    fn leave_if_over(&mut self, news: &Delivery) {
+        let state = self.tcb.recovery;
+        if state < recovery::REDUCING || news.acked == 0 {
             return;
         }
+        let (una, recover) = (self.tcb.snd_una, self.sender().recover);
+        // RFC 6582 section 3.2 step 1: without SACK what arrives right at the point may still be about the old episode.
+        let over = if state == recovery::LOSS || self.tcb.has(flag::SACK) { una >= recover } else { una > recover };
+        if !over && self.tcb.in_flight() > 0 {
+            return;
+        }
+        if state >= recovery::FAST {
+            self.undo_if_needless(news);
+            self.settle_reordering();
+        }
+        if self.tcb.recovery != recovery::OPEN {
+            self.leave();
+        }
+    }
+
+    /// The episode is over; the window stays where it was brought.
+    fn leave(&mut self) {
+        if self.tcb.recovery == recovery::FAST || self.tcb.recovery == recovery::REDUCING {
+            self.end_reduction();
+        }
+        self.tcb.recovery = recovery::OPEN;
+        let sender = self.sender();
+        sender.undo_from = 0;
+        sender.resent_at = 0;
+        sender.dup_acks = 0;
+        sender.facts &= !fact::FRTO;
+    }
+
+    fn end_reduction(&mut self) {
+        if self.steers() {
+            self.control(|controller, path, window| controller.on_recovered(path, window));
+            return;
+        }
+        self.tcb.cwnd = self.tcb.ssthresh.max(u32::from(self.tcb.mss));
+        self.control(|controller, path, window| controller.on_recovered(path, window));
+    }
+
+    fn judge_open(&mut self, news: &Delivery, duplicate: bool) {
+        let sender = self.sender();
         if news.acked > 0 {
-            // RFC 6582 section 3.2 step 5: a partial acknowledgement stops at the next hole.
-            let left = (news.acked / mss).clamp(1, 255) as u8;
-            self.tcb.dup_acks = self.tcb.dup_acks.saturating_sub(left);
-            self.tcb.high_rxt = self.tcb.snd_una;
-            self.lose_head(mss);
-        } else if news.duplicate {
-            self.tcb.dup_acks = self.tcb.dup_acks.saturating_add(1);
+            sender.dup_acks = 0;
         }
-    }
-
-    fn judge_loss(&mut self, news: AckNews) {
-        if news.acked > 0 {
-            self.grow(news.acked);
+        if duplicate {
+            sender.dup_acks = sender.dup_acks.saturating_add(1);
+        }
+        if sender.queue.sacked == 0 && sender.queue.lost == 0 && sender.dup_acks == 0 {
+            if self.tcb.recovery == recovery::DISORDER {
+                self.tcb.recovery = recovery::OPEN;
+            }
+            return;
         }
         if self.tcb.has(flag::SACK) {
-            self.find_lost_retransmission();
+            self.detect_losses();
+        }
+        let sack = self.tcb.has(flag::SACK);
+        let una = self.tcb.snd_una;
+        let sender = self.sender();
+        // RFC 6582 section 3.2 step 2: not again for what an earlier episode has already covered.
+        let duplicates = !sack && sender.dup_acks >= DUP_THRESH && una >= sender.recover;
+        if sender.queue.lost > 0 || duplicates {
+            self.enter_fast();
+        } else if self.tcb.recovery == recovery::OPEN {
+            self.tcb.recovery = recovery::DISORDER;
         }
     }
 
-    /// The window grows when it was what limited sending.
-    #[inline]
-    fn grow(&mut self, acked: u64) {
-        let tcb = &mut *self.tcb;
-        // In slow start half a window in use is enough, as on Linux: the next round needs twice of it.
-        let limited = tcb.has(flag::CWND_LIMITED)
-            || (tcb.cwnd < tcb.ssthresh && u64::from(tcb.cwnd) < 2 * (tcb.in_flight() + acked));
-        if !limited {
-            return;
-        }
-        tcb.clear(flag::CWND_LIMITED);
-        let path = self.path();
-        let acked = acked.min(u64::from(u32::MAX)) as u32;
-        let tcb = &mut *self.tcb;
-        tcb.cwnd = congestion::with(tcb.settings.congestion, &mut tcb.control, |control| control.on_ack(&path, acked));
-    }
-
-    /// RFC 6675 section 4, IsLost: three segments' worth of sacked bytes, or three separate ranges, lie above.
-    fn find_lost(&mut self) {
-        let tcb = &mut *self.tcb;
-        if tcb.sack_count == 0 {
-            return;
-        }
-        let enough = u64::from(DUP_THRESH - 1) * u64::from(tcb.mss);
-        let mut above = u64::from(tcb.sacked);
-        let mut ranges_above = tcb.sack_count;
-        for range in self.env.ranges().iter(tcb.sack_head) {
-            if above <= enough && ranges_above < u16::from(DUP_THRESH) {
-                break;
+    fn judge_fast(&mut self, news: &Delivery, duplicate: bool) {
+        let mss = u64::from(self.tcb.mss);
+        let delayed = self.delayed(news);
+        let (mut pool, sender) = self.env.flights(self.tcb.sender);
+        if news.acked > 0 {
+            if !self.tcb.has(flag::SACK) {
+                // RFC 6582 section 3.2 step 5: a partial acknowledgement stops at the next hole.
+                let left = (news.acked / mss).clamp(1, 255) as u8;
+                sender.dup_acks = sender.dup_acks.saturating_sub(left);
+                sender.lost_total += pool.lose_head(&mut sender.queue, mss);
+            } else if sender.undo_from != 0 && delayed && sender.queue.resent == 0 {
+                // Originals arrive one after the other: nothing was lost.
+                self.undo();
+                self.env.count(Counter::TcpExtTCPPartialUndo);
+                return;
             }
-            tcb.lost_end = tcb.lost_end.max(range.start);
-            above -= range.end - range.start;
-            ranges_above -= 1;
+        } else if duplicate {
+            sender.dup_acks = sender.dup_acks.saturating_add(1);
         }
-    }
-
-    /// Everything sent again before `rxt_nxt` was new is lost once more when three segments' worth of what was sent
-    /// afterwards has arrived.
-    fn find_lost_retransmission(&mut self) {
-        let tcb = &mut *self.tcb;
-        if tcb.high_rxt <= tcb.snd_una || tcb.sack_count == 0 {
+        if self.all_repeated_in_vain() {
+            self.undo();
+            self.env.count(Counter::TcpExtTCPDSACKUndo);
             return;
         }
-        let since = tcb.rxt_nxt;
-        let mut above = 0;
-        for range in self.env.ranges().iter(tcb.sack_head) {
-            above += range.end.saturating_sub(range.start.max(since));
-        }
-        if above > u64::from(DUP_THRESH - 1) * u64::from(tcb.mss) {
-            tcb.high_rxt = tcb.snd_una;
-            tcb.rxt_nxt = tcb.snd_nxt;
-            tcb.lost_end = tcb.lost_end.max((tcb.snd_una + u64::from(tcb.mss)).min(tcb.snd_nxt));
-            self.env.count(Counter::TcpExtTCPLostRetransmit);
+        if self.tcb.has(flag::SACK) {
+            self.detect_losses();
         }
     }
 
-    /// The first unacknowledged segment counts as lost.
-    fn lose_head(&mut self, mss: u64) {
-        let tcb = &mut *self.tcb;
-        tcb.lost_end = tcb.lost_end.max((tcb.snd_una + mss).min(tcb.snd_nxt));
+    /// After a timeout: RFC 5682 section 3.1 (F-RTO with SACK), then slow start through what is lost.
+    fn judge_loss(&mut self, news: &Delivery, duplicate: bool) {
+        if news.acked > 0 && (self.delayed(news) || self.all_repeated_in_vain()) {
+            self.env.count(Counter::TcpExtTCPSpuriousRTOs);
+            self.undo();
+            return;
+        }
+        let nxt = self.tcb.snd_nxt;
+        let sender = self.sender();
+        if sender.has(fact::FRTO) {
+            if news.original {
+                // Step 3.b: what was sent once has arrived, so not everything was lost.
+                self.env.count(Counter::TcpExtTCPSpuriousRTOs);
+                self.undo();
+                return;
+            }
+            if nxt > sender.recover {
+                if news.sacked > 0 || duplicate {
+                    // Step 3.a: only what was sent after the timeout arrives.
+                    sender.facts &= !fact::FRTO;
+                }
+            } else if news.acked > 0 {
+                // Step 2.b: see whether new data brings originals to light.
+                sender.recover = nxt;
+            }
+        }
+        if self.tcb.has(flag::SACK) {
+            self.detect_losses();
+        } else if news.acked > 0 {
+            self.sender().dup_acks = 0;
+        }
     }
 
-    fn enter_fast(&mut self) {
-        let in_flight = self.tcb.in_flight().min(u64::from(u32::MAX)) as u32;
-        let path = self.path();
-        let tcb = &mut *self.tcb;
-        tcb.prior_cwnd = tcb.cwnd;
-        tcb.prior_ssthresh = tcb.ssthresh;
-        let ssthresh =
-            congestion::with(tcb.settings.congestion, &mut tcb.control, |control| control.on_loss(&path, in_flight));
-        tcb.ssthresh = ssthresh;
-        tcb.cwnd = ssthresh;
-        tcb.recovery = recovery::FAST;
-        tcb.recover = tcb.snd_nxt;
-        tcb.high_rxt = tcb.snd_una;
-        let mss = u64::from(tcb.mss);
-        let how = if tcb.has(flag::SACK) { Counter::TcpExtTCPSackRecovery } else { Counter::TcpExtTCPRenoRecovery };
-        self.lose_head(mss);
+    /// RFC 3522: the echo is older than the first retransmission, so the original had arrived.
+    fn delayed(&self, news: &Delivery) -> bool {
+        let Some(sender) = self.sender_if_any() else { return false };
+        if sender.undo_from == 0 || sender.resent_at == 0 {
+            return false;
+        }
+        let resent = stamp(crate::time::Instant::from_micros(sender.resent_at), self.tcb.ts_offset);
+        news.echo.is_some_and(|echo| (echo.wrapping_sub(resent) as i32) < 0)
+    }
+
+    /// RFC 3708: every retransmission of the episode was reported as a duplicate.
+    fn all_repeated_in_vain(&self) -> bool {
+        self.sender_if_any()
+            .is_some_and(|sender| sender.undo_from != 0 && sender.resent_at != 0 && sender.undo_bytes == 0)
+    }
+
+    fn undo_if_needless(&mut self, news: &Delivery) {
+        let state = self.tcb.recovery;
+        if !self.delayed(news) && !self.all_repeated_in_vain() {
+            return;
+        }
+        let counter = match state {
+            recovery::LOSS => Counter::TcpExtTCPSpuriousRTOs,
+            _ => Counter::TcpExtTCPFullUndo,
+        };
+        self.env.count(counter);
+        self.undo();
+    }
+
+    /// RFC 4015 section 3.2: the window is what it was; what counted as lost is in flight.
+    fn undo(&mut self) {
+        let (mut pool, sender) = self.env.flights(self.tcb.sender);
+        pool.find_again(&mut sender.queue);
+        sender.undo_from = 0;
+        sender.resent_at = 0;
+        sender.dup_acks = 0;
+        sender.facts &= !fact::FRTO;
+        self.tcb.cwnd = self.tcb.cwnd.max(sender.prior_cwnd);
+        self.tcb.ssthresh = self.tcb.ssthresh.max(sender.prior_ssthresh);
+        self.tcb.recovery = recovery::OPEN;
+        self.tcb.retries = 0;
+        self.control(|controller, path, window| controller.on_undo(path, window));
+    }
+
+    /// Remembers what an undo restores.
+    fn begin_episode(&mut self) {
+        let (cwnd, ssthresh, una, nxt) = (self.tcb.cwnd, self.tcb.ssthresh, self.tcb.snd_una, self.tcb.snd_nxt);
+        let sender = self.sender();
+        sender.prior_cwnd = cwnd;
+        sender.prior_ssthresh = ssthresh;
+        sender.undo_from = una;
+        sender.undo_bytes = 0;
+        sender.resent_at = 0;
+        sender.recover = nxt;
+    }
+
+    /// Asks the controller for ssthresh and prepares the window's way down to it.
+    fn reduce(&mut self, cause: Cause) {
+        let flight = self.tcb.in_flight();
+        let ssthresh = self.control(|controller, path, window| {
+            let path = Path { in_flight: flight.min(u64::from(u32::MAX)) as u32, ..*path };
+            controller.on_congestion(&path, cause, window)
+        });
+        self.tcb.ssthresh = ssthresh;
+        let sender = self.sender();
+        // RFC 9937 section 6: what was in flight, without what had been sacked before.
+        sender.prr_flight = flight.saturating_sub(u64::from(sender.queue.sacked)).clamp(1, u64::from(u32::MAX)) as u32;
+        sender.prr_delivered = 0;
+        sender.prr_out = 0;
+    }
+
+    pub(crate) fn enter_fast(&mut self) {
+        let mss = u64::from(self.tcb.mss);
+        let reducing = self.tcb.recovery == recovery::REDUCING;
+        if !reducing {
+            self.begin_episode();
+            self.reduce(Cause::Loss);
+        } else {
+            let nxt = self.tcb.snd_nxt;
+            self.sender().recover = nxt;
+        }
+        self.tcb.recovery = recovery::FAST;
+        let how = if self.tcb.has(flag::SACK) {
+            Counter::TcpExtTCPSackRecovery
+        } else {
+            let (mut pool, sender) = self.flights();
+            sender.lost_total += pool.lose_head(&mut sender.queue, mss);
+            Counter::TcpExtTCPRenoRecovery
+        };
         self.env.count(how);
     }
 
-    fn leave_recovery(&mut self) {
-        let tcb = &mut *self.tcb;
-        if tcb.recovery == recovery::FAST {
-            // RFC 6582 section 3.2 step 5, full acknowledgement: no burst beyond what is in flight and one segment.
-            tcb.cwnd = tcb.ssthresh;
-        }
-        tcb.recovery = recovery::OPEN;
-        tcb.dup_acks = 0;
-        tcb.lost_end = tcb.snd_una;
-        tcb.clear(flag::MAYBE_SPURIOUS);
-    }
-
-    /// The retransmission timer expired: all that is not sacked is lost (RFC 5681 section 3.1, RFC 6675 section 5.1).
+    /// The retransmission timer expired: RFC 5681 section 3.1, RFC 6298 section 5, RFC 8985 section 6.3.
     pub(crate) fn enter_loss(&mut self) {
-        if self.tcb.retries == 0 {
-            let in_flight = self.tcb.in_flight().min(u64::from(u32::MAX)) as u32;
-            let path = self.path();
-            let tcb = &mut *self.tcb;
-            if tcb.recovery == recovery::OPEN {
-                tcb.prior_cwnd = tcb.cwnd;
-                tcb.prior_ssthresh = tcb.ssthresh;
-                tcb.set(flag::MAYBE_SPURIOUS);
+        let first = self.tcb.retries == 0;
+        let una = self.tcb.snd_una;
+        if first {
+            self.tcb.stalled_at = self.now;
+            // Once per window, as Linux: an episode that is under way has reduced it already.
+            let state = self.tcb.recovery;
+            if state <= recovery::DISORDER || state == recovery::LOSS || self.sender().recover <= una {
+                self.begin_episode();
+                self.reduce(Cause::Timeout);
             }
-            tcb.ssthresh = congestion::with(tcb.settings.congestion, &mut tcb.control, |control| {
-                control.on_timeout(&path, in_flight)
-            });
-            tcb.stalled_at = self.now;
         }
-        let tcb = &mut *self.tcb;
-        tcb.cwnd = u32::from(tcb.mss);
-        tcb.recovery = recovery::LOSS;
-        tcb.recover = tcb.snd_nxt;
-        tcb.lost_end = tcb.snd_nxt;
-        tcb.high_rxt = tcb.snd_una;
-        tcb.dup_acks = 0;
-        tcb.rtt_seq = 0;
+        let (nxt, sack) = (self.tcb.snd_nxt, self.tcb.has(flag::SACK));
+        let (now, window) = (self.now.as_micros(), u64::from(self.tcb.srtt) / 4);
+        let (mut pool, sender) = self.flights();
+        let late = u64::from(sender.rack_rtt) + window;
+        // What was sent within the last round trip may be on its way.
+        let lost = |flight: &super::flights::Flight| !sack || flight.start == una || flight.sent_at + late <= now;
+        sender.lost_total += pool.lose_where(&mut sender.queue, lost);
+        sender.recover = nxt;
+        sender.probe_end = 0;
+        sender.dup_acks = 0;
+        if sack && first {
+            sender.facts |= fact::FRTO;
+        }
+        self.tcb.recovery = recovery::LOSS;
+        let pipe = self.pipe().min(u64::from(u32::MAX / 2)) as u32;
+        self.tcb.cwnd = pipe + u32::from(self.tcb.mss);
     }
 
-    /// RFC 3522: an echo older than the first retransmission means that the original had arrived. RFC 4015: the window
-    /// is what it was.
-    fn undo_if_spurious(&mut self, news: AckNews) {
-        let tcb = &mut *self.tcb;
-        if news.acked == 0 || !tcb.has(flag::MAYBE_SPURIOUS) || tcb.recovery != recovery::LOSS {
+    /// The path's MTU shrank: what is in flight was too large and is sent again in smaller pieces. No congestion.
+    pub(crate) fn enter_refit(&mut self) {
+        let nxt = self.tcb.snd_nxt;
+        if self.tcb.recovery < recovery::FAST {
+            self.tcb.recovery = recovery::LOSS;
+            let sender = self.sender();
+            (sender.recover, sender.undo_from, sender.resent_at) = (nxt, 0, 0);
+        }
+        let (mut pool, sender) = self.flights();
+        sender.lost_total += pool.lose_where(&mut sender.queue, |_| true);
+        sender.facts &= !fact::FRTO;
+        self.tcb.cwnd = self.tcb.cwnd.max(u32::from(self.tcb.mss));
+    }
+
+    /// The window after an acknowledgement.
+    fn steer(&mut self, news: &Delivery, rate: Option<RateSample>, arrived: u64, lost: u64) {
+        let state = self.tcb.recovery;
+        let in_proportion = (state == recovery::FAST || state == recovery::REDUCING) && !self.steers();
+        if in_proportion {
+            self.reduce_in_proportion(arrived, news.acked > 0 && lost == 0);
+        }
+        let (cwnd, ssthresh, flight) = (self.tcb.cwnd, self.tcb.ssthresh, self.tcb.in_flight());
+        let sender = self.sender();
+        // In slow start half a window in use is enough, as on Linux: the next round needs twice of it.
+        let limited =
+            sender.has(fact::CWND_LIMITED) || (cwnd < ssthresh && u64::from(cwnd) < 2 * (flight + news.acked));
+        let may_grow = limited && news.acked > 0 && !in_proportion;
+        if may_grow {
+            sender.facts &= !fact::CWND_LIMITED;
+        }
+        let round = rate.is_some_and(|rate| rate.prior_delivered >= sender.round_end);
+        if round {
+            sender.round_end = sender.delivered;
+            sender.rounds = sender.rounds.wrapping_add(1);
+        }
+        let amount = |bytes: u64| bytes.min(u64::from(u32::MAX)) as u32;
+        let ack = Ack {
+            delivered: amount(news.delivered),
+            lost: amount(lost),
+            may_grow,
+            in_recovery: state >= recovery::FAST,
+            round,
+            rtt: news.last_rtt(),
+            rate,
+        };
+        self.control(|controller, path, window| controller.on_ack(path, &ack, window));
+    }
+
+    /// RFC 9937 section 6: proportional rate reduction. `safe`: SND.UNA moved and nothing more was lost.
+    pub(crate) fn reduce_in_proportion(&mut self, delivered: u64, safe: bool) {
+        if self.steers() {
             return;
         }
-        tcb.clear(flag::MAYBE_SPURIOUS);
-        let resent = super::emit::stamp(tcb.stalled_at, tcb.ts_offset);
-        let Some(echo) = news.echo.filter(|echo| (echo.wrapping_sub(resent) as i32) < 0) else { return };
-        let _ = echo;
-        tcb.cwnd = tcb.cwnd.max(tcb.prior_cwnd);
-        tcb.ssthresh = tcb.ssthresh.max(tcb.prior_ssthresh);
-        tcb.recovery = recovery::OPEN;
-        tcb.lost_end = tcb.snd_una;
-        tcb.high_rxt = tcb.snd_una;
-        let path = self.path();
-        congestion::with(self.tcb.settings.congestion, &mut self.tcb.control, |control| control.on_undo(&path));
-        self.env.count(Counter::TcpExtTCPSpuriousRTOs);
-    }
-
-    /// The next bytes to send again, as far as the window allows (RFC 6675 section 4, NextSeg rule 1).
-    pub(crate) fn next_retransmission(&self, payload_mss: u32) -> Option<(u64, u64)> {
-        let tcb = &*self.tcb;
-        let mss = u64::from(payload_mss);
-        let (from, end) = self.next_hole(tcb.high_rxt.max(tcb.snd_una), tcb.lost_end.min(tcb.snd_nxt))?;
-        let mut room = u64::from(tcb.cwnd).saturating_sub(self.pipe()) / mss * mss;
-        if room == 0 && tcb.high_rxt <= tcb.snd_una {
-            // RFC 6675 section 5 step 4.3: the first retransmission does not wait for the pipe to drain.
-            room = mss;
-        }
-        (room > 0).then_some((from, end.min(from + room)))
-    }
-
-    /// NextSeg rule 3: nothing else can be sent, so what lies below the highest sacked byte is repeated in advance.
-    pub(crate) fn speculative_retransmission(&self, payload_mss: u32) -> Option<(u64, u64)> {
-        let tcb = &*self.tcb;
-        if tcb.recovery != recovery::FAST || tcb.sack_count == 0 {
-            return None;
-        }
-        let mss = u64::from(payload_mss);
-        if self.pipe() + mss > u64::from(tcb.cwnd) {
-            return None;
-        }
-        let highest = self.env.ranges_iter(tcb.sack_head).last()?.start;
-        let (from, end) = self.next_hole(tcb.high_rxt.max(tcb.snd_una), highest.min(tcb.recover))?;
-        Some((from, end.min(from + mss)))
-    }
-
-    /// First run of unsacked bytes in `from .. to`.
-    fn next_hole(&self, mut from: u64, to: u64) -> Option<(u64, u64)> {
-        for range in self.env.ranges_iter(self.tcb.sack_head) {
-            if from < range.start {
-                break;
-            }
-            from = from.max(range.end);
-        }
-        if from >= to {
-            return None;
-        }
-        let next = self.env.ranges_iter(self.tcb.sack_head).find(|range| range.start > from);
-        Some((from, next.map_or(to, |range| range.start.min(to))))
-    }
-
-    /// Unsacked bytes in `from .. to`.
-    fn unsacked(&self, from: u64, to: u64) -> u64 {
-        let mut count = to - from;
-        for range in self.env.ranges_iter(self.tcb.sack_head) {
-            if range.start >= to {
-                break;
-            }
-            count -= range.end.min(to).saturating_sub(range.start.max(from));
-        }
-        count
+        let (mss, ssthresh) = (u64::from(self.tcb.mss), u64::from(self.tcb.ssthresh));
+        let pipe = self.pipe();
+        let sender = self.sender();
+        sender.prr_delivered = sender.prr_delivered.saturating_add(delivered.min(u64::from(u32::MAX)) as u32);
+        let (arrived, out) = (u64::from(sender.prr_delivered), u64::from(sender.prr_out));
+        let mut quota = if pipe > ssthresh {
+            (arrived * ssthresh).div_ceil(u64::from(sender.prr_flight)).saturating_sub(out)
+        } else {
+            // PRR-SSRB where it is safe, else packet conservation.
+            let quota = arrived.saturating_sub(out).max(delivered) + if safe { mss } else { 0 };
+            quota.min(ssthresh.saturating_sub(pipe))
+        };
+        // Whole segments leave; the fast retransmit itself does not wait.
+        quota = quota.div_ceil(mss).max(u64::from(sender.prr_out == 0)) * mss;
+        self.tcb.cwnd = (pipe + quota).clamp(mss, u64::from(congestion::MAX_CWND)) as u32;
     }
 }
 
 impl Tcb {
-    /// Bytes that count as lost and were not sent again yet, as far as it can be said without the scoreboard.
-    pub(crate) fn lost_bytes(&self) -> u64 {
-        self.lost_end.saturating_sub(self.high_rxt.max(self.snd_una))
+    /// Whether a loss is being repaired.
+    pub(crate) fn repairs(&self) -> bool {
+        self.recovery >= recovery::FAST
     }
 }

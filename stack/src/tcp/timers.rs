@@ -1,7 +1,7 @@
-//! The timers of a connection. Three deadlines lie in the control block; one node in the wheel fires at the earliest of
+//! The timers of a connection. Four deadlines lie in the control block; one node in the wheel fires at the earliest of
 //! them or before, and is armed again lazily, so that a segment that moves a deadline touches no list.
 
-use super::block::{NEVER, flag, setting};
+use super::block::{NEVER, flag, setting, timer};
 use super::input::FIN_TIMEOUT;
 use super::state::State;
 use super::{Conn, rtt};
@@ -21,7 +21,7 @@ impl Conn<'_, '_> {
     #[inline]
     pub(crate) fn rearm(&mut self) {
         let tcb = &mut *self.tcb;
-        let deadline = tcb.rtx_at.min(tcb.ack_at).min(tcb.idle_at);
+        let deadline = tcb.rtx_at.min(tcb.ack_at).min(tcb.idle_at).min(tcb.pace_at);
         if deadline < tcb.armed_at {
             tcb.armed_at = deadline;
             self.env.arm(self.index, Instant::from_micros(deadline));
@@ -44,8 +44,19 @@ impl Conn<'_, '_> {
             self.tcb.rtx_at = NEVER;
             match self.tcb.state() {
                 State::SynSent | State::SynReceived => self.handshake_timeout(host),
-                _ if self.tcb.in_flight() > 0 => self.retransmission_timeout(host),
-                _ => self.probe_timeout(host),
+                _ if self.tcb.in_flight() == 0 => self.probe_timeout(host),
+                _ => match self.tcb.rtx_kind {
+                    timer::PROBE => self.probe_tail(host),
+                    timer::REORDERING => self.reordering_timeout(host),
+                    _ => self.retransmission_timeout(host),
+                },
+            }
+        }
+        if self.tcb.pace_at <= now {
+            self.tcb.pace_at = NEVER;
+            if !self.tcb.has(flag::ENDED) {
+                self.push(host);
+                self.rest_sender();
             }
         }
         if self.tcb.idle_at <= now && !self.tcb.has(flag::ENDED) {
@@ -62,7 +73,7 @@ impl Conn<'_, '_> {
             State::SynSent => self.tcb.settings.syn_retries,
             _ => SYN_ACK_RETRIES,
         };
-        let since_open = self.now.since(self.tcb.rtt_sent).as_micros();
+        let since_open = self.now.since(self.tcb.sent_at).as_micros();
         if self.tcb.retries >= most || self.user_timeout_passed(since_open) {
             self.env.count(Counter::TcpAttemptFails);
             self.give_up();
@@ -89,6 +100,7 @@ impl Conn<'_, '_> {
         self.enter_loss();
         self.tcb.retries = self.tcb.retries.saturating_add(1);
         self.push(host);
+        self.tcb.rtx_kind = timer::RETRANSMISSION;
         self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled);
     }
 

@@ -31,6 +31,7 @@ pub(super) fn config() -> Config {
         requests: 8,
         time_waits: 8,
         ranges: 256,
+        flights: 512,
         neighbours: 8,
         routes: 4,
         reassembly: 128 * 1024,
@@ -218,6 +219,8 @@ pub(super) struct Script<'m> {
     pub(super) id: Option<ConnectionId>,
     /// Whether the peer's segments carry timestamps.
     pub(super) stamps: bool,
+    /// How long the peer's last segment of the handshake takes, in microseconds.
+    pub(super) round_trip: u64,
     echo: u32,
 }
 
@@ -283,6 +286,7 @@ impl<'m> Script<'m> {
             window: u16::MAX,
             id: None,
             stamps: false,
+            round_trip: 0,
             echo: 0,
         }
     }
@@ -318,6 +322,7 @@ impl<'m> Script<'m> {
         let answer = self.next();
         assert_eq!(answer.flags, S | A);
         assert_eq!(answer.ack, 1);
+        self.now += self.round_trip;
         self.inject(A, 1, 1, &[]);
     }
 

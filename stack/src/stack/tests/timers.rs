@@ -122,6 +122,9 @@ fn an_idle_connection_has_no_timer() {
     script.inject(A, 1, 101, b"x");
     script.pass(50_000);
     assert_eq!(script.next().ack, 2);
-    script.pass(5_000_000);
+    assert_eq!((script.stack.usage().senders, script.stack.usage().flights), (1, 0));
+    // Once more, to give the sending half back.
+    script.pass(31_000_000);
     assert_eq!(script.stack.next_timeout(), None);
+    assert_eq!(script.stack.usage().senders, 0);
 }

@@ -1,0 +1,206 @@
+//! The sending half of a connection that is at work: sent queue, loss detection, recovery, delivery rate, pacing, and the
+//! congestion controller's memory. A connection takes one with the first byte that it sends and gives it back when it has
+//! been idle for a while, so that idle connections do without.
+
+use super::Conn;
+use super::block::Tcb;
+use super::flights::{FlightPool, SentQueue};
+use crate::congestion;
+use crate::memory::{NONE, Pool, Record, Taken};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// How long a connection with nothing to send keeps its sending half, in microseconds. What a path was like before is
+/// worth little then: least round trips and delivery rates are older than controllers trust them for.
+pub(crate) const IDLE_LIFETIME: u64 = 30_000_000;
+
+/// Times in microseconds, sequence numbers extended, amounts in bytes.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Sender {
+    // Line 0: what every ACK touches.
+    pub(crate) queue: SentQueue,
+    /// Bytes known to have arrived (C.delivered), and when the last of them did.
+    pub(crate) delivered: u64,
+    pub(crate) delivered_at: u64,
+    /// When the first segment of the sampling interval was sent (C.first_sent_time).
+    pub(crate) first_sent_at: u64,
+
+    // Line 1: RACK, tail loss probe.
+    /// Sending time and end of the most recently sent segment that has arrived (RACK.xmit_ts, RACK.end_seq).
+    pub(crate) rack_at: u64,
+    pub(crate) rack_end: u64,
+    /// The highest number that has arrived (RACK.fack).
+    pub(crate) fack: u64,
+    /// A DSACK widens the reordering window once per round; this round ends here (RACK.dsack_round).
+    pub(crate) dsack_round: u64,
+    /// SND.NXT when the tail loss probe was sent; 0: none is out (TLP.end_seq).
+    pub(crate) probe_end: u64,
+    pub(crate) rack_rtt: u32,
+    /// Quarters of the least round trip that the reordering window is wide (RACK.reo_wnd_mult), and recoveries until it
+    /// is one again (RACK.reo_wnd_persist).
+    pub(crate) reorder_steps: u8,
+    pub(crate) reorder_persists: u8,
+    /// [`fact`] bits.
+    pub(crate) facts: u8,
+    /// Duplicate ACKs in a row, for peers without SACK.
+    pub(crate) dup_acks: u8,
+    /// Bytes ever counted as lost.
+    pub(crate) lost_total: u64,
+    /// Until so many bytes are delivered, samples are limited by the application; 0: they are not.
+    pub(crate) app_limited: u64,
+
+    // Line 2: recovery.
+    /// SND.NXT when the episode began (RecoveryPoint).
+    pub(crate) recover: u64,
+    /// SND.UNA when the window was reduced, as long as it may be restored; 0: it may not.
+    pub(crate) undo_from: u64,
+    /// First retransmission of the episode; 0: none.
+    pub(crate) resent_at: u64,
+    /// Retransmitted bytes that no DSACK has reported yet.
+    pub(crate) undo_bytes: u32,
+    pub(crate) prior_cwnd: u32,
+    pub(crate) prior_ssthresh: u32,
+    /// PRR (RFC 9937): bytes delivered and sent in this episode, and in flight when it began.
+    pub(crate) prr_delivered: u32,
+    pub(crate) prr_out: u32,
+    pub(crate) prr_flight: u32,
+    /// Where the round trip ends that is being counted, in delivered bytes.
+    pub(crate) round_end: u64,
+    pub(crate) rounds: u32,
+    pub(crate) _pad0: u32,
+
+    // Line 3: round-trip variation as Linux keeps it, pacing.
+    /// The round in which the largest deviation is looked for ends here; that deviation, and the margin that the timeout
+    /// has over the round-trip time: both are four times the mean deviation.
+    pub(crate) rtt_round: u64,
+    pub(crate) deviation_most: u32,
+    pub(crate) margin: u32,
+    /// Bytes per second; 0: not paced.
+    pub(crate) pacing_rate: u64,
+    /// When the next segment may leave.
+    pub(crate) pace_next: u64,
+    pub(crate) _pad1: [u64; 4],
+
+    // Lines 4 to 6: the congestion controller's.
+    pub(crate) control: congestion::Memory,
+}
+
+const _: () = assert!(core::mem::offset_of!(Sender, rack_at) == 64);
+const _: () = assert!(size_of::<Sender>() == 448);
+
+/// Bits of [`Sender::facts`].
+pub(crate) mod fact {
+    /// Segments were seen to overtake each other (RACK.reordering_seen).
+    pub(crate) const REORDERING: u8 = 1;
+    /// The peer reports duplicates.
+    pub(crate) const DSACK: u8 = 1 << 1;
+    /// The tail loss probe was a retransmission (TLP.is_retrans).
+    pub(crate) const PROBE_RESENT: u8 = 1 << 2;
+    /// F-RTO is looking whether the timeout was spurious (RFC 5682).
+    pub(crate) const FRTO: u8 = 1 << 3;
+    /// The window was what limited sending since it was last grown.
+    pub(crate) const CWND_LIMITED: u8 = 1 << 4;
+}
+
+impl Sender {
+    fn new(tcb: &Tcb) -> Self {
+        let mut sender = Self::new_zeroed();
+        sender.queue = SentQueue::EMPTY;
+        sender.recover = tcb.snd_una;
+        sender.reorder_steps = 1;
+        sender
+    }
+
+    #[inline]
+    pub(crate) fn has(&self, facts: u8) -> bool {
+        self.facts & facts != 0
+    }
+
+    /// Bytes thought to be in the network, of `flight` that are not acknowledged (RFC 6675 section 4, SetPipe).
+    #[inline]
+    pub(crate) fn pipe(&self, flight: u64) -> u64 {
+        flight.saturating_sub(u64::from(self.queue.sacked)).saturating_sub(u64::from(self.queue.lost))
+    }
+}
+
+impl Record for Sender {
+    fn set_free_link(&mut self, next: u32) {
+        self.rounds = next;
+    }
+    fn free_link(&self) -> u32 {
+        self.rounds
+    }
+}
+
+impl Conn<'_, '_> {
+    /// The sending half, taken if there is none. There are as many as connections.
+    #[inline]
+    pub(crate) fn sender(&mut self) -> &mut Sender {
+        if self.tcb.sender == NONE {
+            self.take_sender();
+        }
+        &mut self.env.senders[self.tcb.sender as usize]
+    }
+
+    /// The sending half, if there is one.
+    #[inline]
+    pub(crate) fn sender_if_any(&self) -> Option<&Sender> {
+        self.env.senders.get(self.tcb.sender as usize)
+    }
+
+    #[cold]
+    fn take_sender(&mut self) {
+        let taken = Pool { records: &mut *self.env.senders, state: &mut self.env.globals.senders }.take();
+        // One for each control block.
+        let Taken { index, .. } = taken.expect("as many sending halves as connections");
+        self.env.senders[index as usize] = Sender::new(self.tcb);
+        self.tcb.sender = index;
+        self.start_control();
+    }
+
+    /// The controller that the settings name begins anew.
+    pub(crate) fn start_control(&mut self) {
+        let (path, mut window, kind) = (self.path(), self.window(), self.tcb.settings.congestion);
+        window.pacing = 0;
+        let Some(sender) = self.env.senders.get_mut(self.tcb.sender as usize) else { return };
+        congestion::start(kind, &mut sender.control, &path, &mut window);
+        self.set_window(&window);
+    }
+
+    /// Gives the sending half back when there has been nothing to send for long.
+    pub(crate) fn rest_sender(&mut self) {
+        let tcb = &mut *self.tcb;
+        if tcb.sender == NONE || tcb.snd_una != tcb.snd_nxt || tcb.snd_end > tcb.snd_nxt {
+            return;
+        }
+        let due = tcb.sent_at.as_micros() + IDLE_LIFETIME;
+        if due > self.now.as_micros() {
+            tcb.pace_at = due;
+        } else {
+            self.env.give_back_sender(tcb);
+        }
+    }
+
+    /// Sent queue and pool, in hand together.
+    #[inline]
+    pub(crate) fn flights(&mut self) -> (FlightPool<'_>, &mut Sender) {
+        if self.tcb.sender == NONE {
+            self.take_sender();
+        }
+        self.env.flights(self.tcb.sender)
+    }
+
+    /// Bytes that are thought to be in the network.
+    #[inline]
+    pub(crate) fn pipe(&self) -> u64 {
+        let flight = self.tcb.in_flight();
+        let Some(sender) = self.sender_if_any() else { return flight };
+        if self.tcb.has(super::block::flag::SACK) || sender.dup_acks == 0 {
+            return sender.pipe(flight);
+        }
+        // Each duplicate ACK means that a segment has left the network (RFC 6582 section 3.2 step 3).
+        let mss = u64::from(self.tcb.mss);
+        let outside = (u64::from(sender.dup_acks) * mss).min(flight.saturating_sub(mss));
+        sender.pipe(flight).saturating_sub(outside)
+    }
+}
