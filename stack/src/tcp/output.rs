@@ -49,6 +49,7 @@ impl Conn<'_, '_> {
             return;
         }
         self.restart_after_idle();
+        let before = self.tcb.snd_nxt;
         loop {
             let payload_mss = self.tcb.payload_mss();
             let Some(plan) = self.plan(payload_mss) else { break };
@@ -56,6 +57,9 @@ impl Conn<'_, '_> {
                 self.blocked(unsent);
                 break;
             }
+        }
+        if self.tcb.snd_nxt != before {
+            self.schedule_probe();
         }
         self.arm_probe();
         self.rearm();
@@ -236,7 +240,6 @@ impl Conn<'_, '_> {
             }
             self.env.count_many(Counter::TcpExtTCPOrigDataSent, u64::from(wire_segments));
         }
-        self.schedule_probe();
         Ok(())
     }
 
