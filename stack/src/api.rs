@@ -128,6 +128,8 @@ pub struct Status {
     pub urgent: Option<u64>,
     /// errno of a soft error.
     pub soft_error: u16,
+    /// Bytes that the application may have written and the peer not acknowledged: what keeps the window filled.
+    pub send_room: u32,
     /// When the application's read cursor reaches this offset, a window update is due: call
     /// [`read`](crate::Stack::read) then at the latest.
     pub window_update_at: u64,
@@ -219,8 +221,12 @@ pub struct SocketOptions {
     pub congestion: Option<Congestion>,
     /// Receive buffer in bytes (SO_RCVBUF); bounds the offered window.
     pub receive_buffer: Option<u32>,
+    /// The receive buffer begins small and grows up to that with what the application reads per round trip.
+    pub tune_receive: bool,
     /// Send buffer in bytes (SO_SNDBUF).
     pub send_buffer: Option<u32>,
+    /// The send buffer begins small and grows up to that with the congestion window.
+    pub tune_send: bool,
     pub quickack: bool,
     /// IP_TTL.
     pub ttl: Option<u8>,

@@ -42,5 +42,6 @@ pub use stack::{Config, MemoryError, Ownership, Stack, Usage};
 pub use tcp::export::{EXPORT_MAX, ImportError};
 pub use tcp::info::{Info, Listening};
 pub use tcp::state::State;
+pub use tcp::tuning::FIRST_SEND_BUFFER;
 pub use time::{Duration, Instant};
 pub use trace::Traced;

@@ -9,7 +9,8 @@ use serde::Serialize;
 pub const BUFFER_MAX: u32 = (persona_channel::layout::MAP_ENTRIES * persona_channel::layout::CHUNK_SIZE) as u32;
 /// Fewer bytes than these do not keep one segment and its acknowledgement under way.
 pub const BUFFER_MIN: u32 = 4096;
-const BUFFER_DEFAULT: u32 = 1 << 20;
+/// Buffers grow with the path, up to these.
+const BUFFER_DEFAULT: u32 = BUFFER_MAX;
 
 /// What a new socket starts with. `None`: the stack's default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +53,8 @@ impl SocketDefaults {
         SocketOptions {
             send_buffer: Some(self.send_buffer),
             receive_buffer: Some(self.receive_buffer),
+            tune_receive: true,
+            tune_send: true,
             congestion: Some(self.congestion),
             keep_idle: self.keep_idle.map(seconds),
             keep_interval: self.keep_interval.map(seconds),

@@ -77,6 +77,13 @@ impl Shard<'_> {
         let update_at = record.urgent.map_or(status.window_update_at, |end| end.min(status.window_update_at));
         // The reader may have passed it before it was told: then nobody rings any more.
         let has_passed = record.receive.set_update_at(&socket, update_at);
+        if acked
+            && status.send_room > socket.state.send_buffer.load(Ordering::Relaxed)
+            && record.settings.stack.tune_send
+        {
+            // Before the acknowledgement, which decides whether there is room enough to wake a writer.
+            socket.state.send_buffer.store(status.send_room, Ordering::Relaxed);
+        }
         if acked {
             output |= match &mut record.relay {
                 Some(relay) => {

@@ -4,7 +4,7 @@
 //! show a live connection (TCP_INFO, TCP_MAXSEG once connected) are answered by `inspect.rs`. Options that have no
 //! effect here but cannot do harm are remembered and read back, as Linux does with many of its own.
 
-use persona_stack::{Congestion, Duration, SocketOptions};
+use persona_stack::{Congestion, Duration, FIRST_SEND_BUFFER, SocketOptions};
 
 type Errno = i32;
 
@@ -132,8 +132,10 @@ impl Settings {
         }
     }
 
+    /// What a socket may write before anything is acknowledged.
     pub fn send_buffer(&self) -> u32 {
-        self.stack.send_buffer.unwrap_or(self.limits.send_buffer)
+        let most = self.stack.send_buffer.unwrap_or(self.limits.send_buffer);
+        if self.stack.tune_send { most.min(FIRST_SEND_BUFFER) } else { most }
     }
 
     /// setsockopt. `privileged`: the peer may exceed limits.
@@ -175,10 +177,12 @@ impl Settings {
             libc::SO_SNDBUF | libc::SO_SNDBUFFORCE => {
                 let size = doubled(number, self.limits.send_buffer, LEAST_SEND_BUFFER);
                 self.stack.send_buffer = Some(size);
+                self.stack.tune_send = false;
                 return Ok(Effect::SendBuffer(size));
             }
             libc::SO_RCVBUF | libc::SO_RCVBUFFORCE => {
                 let size = doubled(number, self.limits.receive_buffer, LEAST_RECEIVE_BUFFER);
+                self.stack.tune_receive = false;
                 return stack(&mut self.stack.receive_buffer, Some(size));
             }
             libc::SO_RCVLOWAT => self.receive_low = number.max(1) as u32,

@@ -360,6 +360,7 @@ impl Scenario {
             max_segment: self.rng.chance(150_000).then(|| self.rng.between(536, 1_460) as u16),
             congestion: Some(self.rng.pick(Congestion::ALL)),
             receive_buffer: Some(receive_buffer as u32),
+            tune_receive: self.seed & 16 != 0,
             ..SocketOptions::default()
         };
         let longest = self.rng.magnitude(1, 100_000);

@@ -171,6 +171,7 @@ impl Tcb {
             snd_acked: seq::offset(self.snd_una.min(self.snd_end)),
             urgent: (self.rcv_up != 0).then(|| seq::offset(self.rcv_up)),
             soft_error: self.soft_error,
+            send_room: self.send_room(),
             window_update_at: self.window_update_at(),
         }
     }

@@ -131,7 +131,12 @@ pub(crate) struct Tcb {
     pub(crate) peer_mss: u16,
     pub(crate) ip_id: u16,
     pub(crate) _pad3: [u16; 3],
-    pub(crate) _pad4: [u64; 3],
+    /// Receive-buffer tuning: when and where the interval began that is being measured (microseconds and wire numbers, wrapping),
+    /// and the most that was read in one.
+    pub(crate) tuned_at: u32,
+    pub(crate) tuned_read: u32,
+    pub(crate) tuned_space: u32,
+    pub(crate) _pad4: [u32; 3],
 
     // Line 5: blocks to report, settings.
     pub(crate) settings: Settings,
@@ -286,7 +291,7 @@ impl Tcb {
         tcb.rcv_adv = FIRST;
         tcb.rcv_read = FIRST;
         tcb.rcv_acked = SYN;
-        tcb.rcv_buffer = settings.receive_buffer;
+        tcb.rcv_buffer = settings.first_receive_buffer();
         tcb.ofo_head = NONE;
         tcb.sender = NONE;
         tcb.snd_una = SYN;
@@ -447,6 +452,8 @@ pub(crate) mod setting {
     pub(crate) const LINGER_RESET: u8 = 1 << 3;
     pub(crate) const QUICKACK: u8 = 1 << 4;
     pub(crate) const OOB_INLINE: u8 = 1 << 5;
+    pub(crate) const TUNE_RECEIVE: u8 = 1 << 6;
+    pub(crate) const TUNE_SEND: u8 = 1 << 7;
 }
 
 impl Settings {
@@ -472,7 +479,9 @@ impl Settings {
             max_segment,
             congestion,
             receive_buffer,
+            tune_receive,
             send_buffer,
+            tune_send,
             quickack,
             ttl,
             tos,
@@ -497,7 +506,9 @@ impl Settings {
                 | bit(keepalive, setting::KEEPALIVE)
                 | bit(linger_reset, setting::LINGER_RESET)
                 | bit(quickack, setting::QUICKACK)
-                | bit(oob_inline, setting::OOB_INLINE),
+                | bit(oob_inline, setting::OOB_INLINE)
+                | bit(tune_receive, setting::TUNE_RECEIVE)
+                | bit(tune_send, setting::TUNE_SEND),
             congestion: congestion.unwrap_or_default() as u8,
         }
     }

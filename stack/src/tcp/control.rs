@@ -39,7 +39,9 @@ impl Settings {
             max_segment: (self.max_segment != 0).then_some(self.max_segment),
             congestion: Some(Congestion::from_byte(self.congestion)),
             receive_buffer: Some(self.receive_buffer),
+            tune_receive: self.has(setting::TUNE_RECEIVE),
             send_buffer: Some(self.send_buffer),
+            tune_send: self.has(setting::TUNE_SEND),
             quickack: self.has(setting::QUICKACK),
             ttl: Some(self.ttl),
             tos: Some(self.tos),
@@ -55,7 +57,8 @@ impl Conn<'_, '_> {
         let new = Settings::new(options);
         self.tcb.settings = new;
         // A window that was offered is not taken back: a smaller buffer shows as data is read.
-        self.tcb.rcv_buffer = new.receive_buffer;
+        let grown = if new.has(setting::TUNE_RECEIVE) { self.tcb.rcv_buffer } else { 0 };
+        self.tcb.rcv_buffer = new.first_receive_buffer().max(grown.min(new.receive_buffer));
         if new.max_segment != old.max_segment {
             self.tcb.update_mss();
         }

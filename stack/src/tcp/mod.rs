@@ -26,6 +26,7 @@ pub(crate) mod seq;
 pub(crate) mod state;
 pub(crate) mod timers;
 pub(crate) mod timewait;
+pub(crate) mod tuning;
 mod window;
 
 pub(crate) use challenge::OVERALL as CHALLENGE_RATE;

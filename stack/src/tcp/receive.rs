@@ -324,6 +324,7 @@ impl Conn<'_, '_> {
             return;
         }
         self.tcb.rcv_read = read;
+        self.tcb.tune_receive_buffer(self.now);
         if self.tcb.state().receives() && self.tcb.window_update_due() {
             self.send_ack(host);
         }
