@@ -149,6 +149,7 @@ impl Ground {
                 Side::Peer => topology.wait_for_peer_listener(PORT)?,
                 Side::Persona(engine) => engine.wait_for_listener(PORT)?,
                 Side::Host => wait_for_listener(topology, &topology.ours)?,
+                Side::Middle => bail!("no server is part of the link"),
             }
             self.servers.push(server);
         }

@@ -3,11 +3,13 @@
 //! behind, whether it passes, fails or is interrupted.
 
 pub mod attempt;
+pub mod emulator;
 pub mod engine;
 pub mod process;
 pub mod topology;
 
 pub use attempt::{Attempt, Lack};
+pub use emulator::{Conditions, Emulator};
 pub use engine::Engine;
 pub use process::{Finished, Running, Side};
 pub use topology::{Link, Topology};

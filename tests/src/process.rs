@@ -17,6 +17,8 @@ pub enum Side<'a> {
     Host,
     /// In the peer's namespace, on the host kernel.
     Peer,
+    /// In the namespace between, of a topology that has one.
+    Middle,
 }
 
 /// A program in the background.
@@ -35,9 +37,10 @@ pub struct Finished {
 impl Topology {
     /// The command that runs `program` at `side`, for tests that need to set more of it.
     pub fn command(&self, side: Side<'_>, program: &[&str]) -> Command {
-        let namespace = match side {
+        let namespace: &str = match side {
             Side::Persona(_) | Side::Host => &self.ours,
             Side::Peer => &self.peer,
+            Side::Middle => self.middle.as_deref().expect("a topology with a namespace between"),
         };
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]);

@@ -28,6 +28,8 @@ pub struct Topology {
     pub ours: String,
     /// Namespace of the ordinary host kernel.
     pub peer: String,
+    /// Namespace of the emulated link between the two, if there is one.
+    pub middle: Option<String>,
     pub link: Link,
 }
 
@@ -37,57 +39,82 @@ pub const OUR_ADDRESS: &str = "10.9.0.2";
 pub const PEER_ADDRESS: &str = "10.9.0.1";
 /// The interface's name in either namespace.
 pub const INTERFACE: &str = "veth0";
+/// In the namespace between, the interface towards us and the one towards the peer.
+pub const MIDDLE: [&str; 2] = ["ours", "peer"];
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Topology {
     pub fn new(link: Link) -> Result<Self> {
+        let topology = Self::named(link, false);
+        topology.build()?;
+        Ok(topology)
+    }
+
+    /// With a namespace between the two, whose interfaces nothing joins but an `Emulator`. Frames are of the MTU
+    /// everywhere, as on a wire.
+    pub fn emulated(link: Link) -> Result<Self> {
+        let topology = Self::named(Link { offload: false, ..link }, true);
+        topology.build()?;
+        Ok(topology)
+    }
+
+    fn named(link: Link, emulated: bool) -> Self {
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        // Built first, so that a failure half-way removes what exists.
-        let topology = Self { ours: format!("pt-o-{unique}"), peer: format!("pt-p-{unique}"), link };
-        let (ours, peer) = (topology.ours.as_str(), topology.peer.as_str());
-        let queues = link.queues.to_string();
-        ip(&["netns", "add", ours])?;
-        ip(&["netns", "add", peer])?;
-        ip(&[
-            "-n",
-            ours,
-            "link",
-            "add",
-            INTERFACE,
-            "numrxqueues",
-            &queues,
-            "numtxqueues",
-            &queues,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            INTERFACE,
-            "numrxqueues",
-            &queues,
-            "numtxqueues",
-            &queues,
-            "netns",
-            peer,
-        ])?;
-        for namespace in [ours, peer] {
+        let middle = emulated.then(|| format!("pt-m-{unique}"));
+        Self { ours: format!("pt-o-{unique}"), peer: format!("pt-p-{unique}"), middle, link }
+    }
+
+    /// What fails half-way is removed with the value.
+    fn build(&self) -> Result<()> {
+        let (ours, peer) = (self.ours.as_str(), self.peer.as_str());
+        for namespace in self.namespaces() {
+            ip(&["netns", "add", namespace])?;
             // IPv6 would send neighbour discovery of its own accord into byte-exact comparisons.
             sysctl(namespace, "net.ipv6.conf.all.disable_ipv6", "1")?;
-            ip(&["-n", namespace, "link", "set", INTERFACE, "mtu", &link.mtu.to_string(), "up"])?;
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
-            if !link.offload {
-                topology.run(
-                    namespace,
-                    &["ethtool", "-K", INTERFACE, "tx", "off", "tso", "off", "gso", "off", "gro", "off"],
-                )?;
+        }
+        match &self.middle {
+            None => self.pair((ours, INTERFACE), (peer, INTERFACE))?,
+            Some(middle) => {
+                self.pair((ours, INTERFACE), (middle, MIDDLE[0]))?;
+                self.pair((peer, INTERFACE), (middle, MIDDLE[1]))?;
             }
         }
         ip(&["-n", peer, "address", "add", &format!("{PEER_ADDRESS}/24"), "dev", INTERFACE])?;
-        if link.shared {
+        if self.link.shared {
             ip(&["-n", ours, "address", "add", &format!("{OUR_ADDRESS}/24"), "dev", INTERFACE])?;
         }
-        Ok(topology)
+        Ok(())
+    }
+
+    /// A veth pair between two (namespace, name), both ends up.
+    fn pair(&self, one: (&str, &str), other: (&str, &str)) -> Result<()> {
+        let (queues, mtu) = (self.link.queues.to_string(), self.link.mtu.to_string());
+        let many = ["numrxqueues", &queues, "numtxqueues", &queues];
+        let mut words = vec!["-n", one.0, "link", "add", one.1];
+        words.extend(many);
+        words.extend(["type", "veth", "peer", "name", other.1]);
+        words.extend(many);
+        words.extend(["netns", other.0]);
+        ip(&words)?;
+        for (namespace, name) in [one, other] {
+            ip(&["-n", namespace, "link", "set", name, "mtu", &mtu, "up"])?;
+            if !self.link.offload {
+                let off = ["ethtool", "-K", name, "tx", "off", "tso", "off", "gso", "off", "gro", "off"];
+                self.run(namespace, &off)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The namespace of the emulated link.
+    pub fn middle(&self) -> Result<&str> {
+        self.middle.as_deref().context("this topology has no namespace between its two")
+    }
+
+    fn namespaces(&self) -> impl Iterator<Item = &str> {
+        [self.ours.as_str(), &self.peer].into_iter().chain(self.middle.as_deref())
     }
 
     /// Runs a short command in a namespace and returns its standard output.
@@ -160,7 +187,7 @@ impl Topology {
 
 impl Drop for Topology {
     fn drop(&mut self) {
-        for namespace in [&self.ours, &self.peer] {
+        for namespace in self.namespaces() {
             let _ = Command::new("ip").args(["netns", "del", namespace]).output();
         }
         let _ = std::fs::remove_dir_all(self.devices());
