@@ -48,7 +48,12 @@ impl Engine {
 
     /// On a configuration file as it is.
     pub fn start_file(topology: &Topology, file: &Path) -> Result<Self> {
-        Self::start_as(topology, "test", &std::fs::read_to_string(file)?)
+        Self::start_text(topology, &std::fs::read_to_string(file)?)
+    }
+
+    /// On the text of a configuration file.
+    pub fn start_text(topology: &Topology, text: &str) -> Result<Self> {
+        Self::start_as(topology, "test", text)
     }
 
     fn start_as(topology: &Topology, name: &str, config: &str) -> Result<Self> {

@@ -67,16 +67,40 @@ impl Topology {
         Ok(finished)
     }
 
-    /// Waits until something listens on `port` of the peer's kernel (for servers on the host side).
-    pub fn wait_for_peer_listener(&self, port: u16) -> Result<()> {
+    /// Moves 5 MB each way at once between a server at `address` and a client; both check every byte.
+    pub fn exchange(&self, server: Side<'_>, client: Side<'_>, address: &str, port: u16) -> Result<()> {
+        let transfer = crate::binary("transfer").display().to_string();
+        let place = format!("{address}:{port}");
+        let listening = self.spawn(server, &[&transfer, "listen", "both", "5000000", &place])?;
+        self.wait_for_listener(server, port)?;
+        self.succeed(client, &[&transfer, "connect", "both", "5000000", &place], 30)?;
+        let end = listening.finish(20)?;
+        if !end.status.success() {
+            bail!("the server at {place}: {}{}", end.stdout, end.stderr);
+        }
+        Ok(())
+    }
+
+    /// Waits until something listens on `port` at `side`.
+    pub fn wait_for_listener(&self, side: Side<'_>, port: u16) -> Result<()> {
+        let namespace = match side {
+            Side::Persona(engine) => return engine.wait_for_listener(port),
+            Side::Host => &self.ours,
+            Side::Peer => &self.peer,
+        };
         let needle = format!(":{port:04X} 00000000:0000 0A");
         for _ in 0..200 {
-            if self.run(&self.peer, &["cat", "/proc/net/tcp"])?.contains(&needle) {
+            if self.run(namespace, &["cat", "/proc/net/tcp"])?.contains(&needle) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(25));
         }
-        bail!("nothing listens on port {port} of the peer after 5 s")
+        bail!("nothing listens on port {port} of the kernel in {namespace} after 5 s")
+    }
+
+    /// Waits until something listens on `port` of the peer's kernel (for servers on the host side).
+    pub fn wait_for_peer_listener(&self, port: u16) -> Result<()> {
+        self.wait_for_listener(Side::Peer, port)
     }
 }
 

@@ -47,12 +47,7 @@ fn the_talks_example_runs_on_its_macvtap_and_transfers() {
     topology.run(&topology.peer, &["ip", "address", "add", &format!("{GATEWAY}/26"), "dev", "veth0"]).unwrap();
 
     let engine = Engine::start_file(&topology, EXAMPLE.as_ref()).unwrap();
-    let transfer = binary("transfer").display().to_string();
-    let address = format!("{GATEWAY}:5001");
-    let server = topology.spawn(Side::Peer, &[&transfer, "listen", "both", "5000000", &address]).unwrap();
-    topology.wait_for_peer_listener(5001).unwrap();
-    topology.succeed(Side::Persona(&engine), &[&transfer, "connect", "both", "5000000", &address], 30).unwrap();
-    assert!(server.finish(20).unwrap().status.success());
+    topology.exchange(Side::Peer, Side::Persona(&engine), GATEWAY, 5001).unwrap();
     topology.assert_kernel_saw_no_tcp().unwrap();
 }
 
