@@ -6,12 +6,14 @@ pub mod attempt;
 pub mod emulator;
 pub mod engine;
 pub mod process;
+pub mod ssh;
 pub mod topology;
 
 pub use attempt::{Attempt, Lack};
 pub use emulator::{Conditions, Emulator};
 pub use engine::Engine;
 pub use process::{Finished, Running, Side};
+pub use ssh::Ssh;
 pub use topology::{Link, Topology};
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //! stayed on the host would be an error, and the kernel's TCP counters of that namespace stay at zero.
 
 use persona_tests::topology::{OUR_ADDRESS, PEER_ADDRESS};
-use persona_tests::{Engine, Link, Running, Side, Topology};
+use persona_tests::{Engine, Link, Running, Side, Ssh, Topology};
 use std::path::Path;
 
 const FILE_BYTES: usize = 8 << 20;
@@ -202,41 +202,10 @@ fn iperf3_report(ground: &Ground, at_peer: bool, client: &[&str]) -> serde_json:
 #[test]
 fn ssh_client_runs_a_command_on_the_kernels_sshd() {
     let ground = Ground::new();
-    for key in ["host", "user"] {
-        ground.peer(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", &ground.path(key)]);
-    }
-    std::fs::copy(ground.path("user.pub"), ground.path("authorized")).unwrap();
-    let _ = std::fs::create_dir("/run/sshd");
-    let options = [
-        format!("HostKey={}", ground.path("host")),
-        format!("AuthorizedKeysFile={}", ground.path("authorized")),
-        format!("PidFile={}", ground.path("sshd.pid")),
-    ];
-    let listen = format!("ListenAddress={PEER_ADDRESS}:2222");
-    let mut server =
-        vec!["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-o", &listen, "-o", "StrictModes=no", "-o", "UsePAM=no"];
-    for option in &options {
-        server.extend(["-o", option]);
-    }
-    let _server = ground.serve_at_peer(&server, 2222);
-    let known = format!("UserKnownHostsFile={}", ground.path("known"));
-    let said = ground.persona(&[
-        "ssh",
-        "-F",
-        "/dev/null",
-        "-p",
-        "2222",
-        "-i",
-        &ground.path("user"),
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        &known,
-        "-o",
-        "BatchMode=yes",
-        &format!("root@{PEER_ADDRESS}"),
-        "head -c 3000000 /dev/zero | wc -c; head -c 3000000 /dev/zero",
-    ]);
+    let ssh = Ssh::new().unwrap();
+    let _server = ssh.serve(&ground.topology, Side::Peer, PEER_ADDRESS, 2222).unwrap();
+    let client = ssh.client(PEER_ADDRESS, 2222, "head -c 3000000 /dev/zero | wc -c; head -c 3000000 /dev/zero");
+    let said = ground.persona(&client.each_ref().map(String::as_str));
     assert_eq!(said.len(), "3000000\n".len() + 3_000_000);
     ground.check();
 }

@@ -1,9 +1,12 @@
 //! Host and engine on one address at the same time: each keeps its own connections, neither answers for the other.
 
 use persona_tests::topology::{INTERFACE, OUR_ADDRESS, PEER_ADDRESS};
-use persona_tests::{Engine, Link, Side, Topology, binary};
+use persona_tests::{Engine, Link, Side, Ssh, Topology, binary};
 use serde_json::json;
 use std::time::Duration;
+
+/// Bytes of one piece of a long ssh session.
+const SSH_BYTES: usize = 20_000;
 
 const QUIET: [&str; 2] = ["InErrs", "OutRsts"];
 
@@ -27,18 +30,46 @@ fn the_hosts_own_connections_go_on_beside_the_engines_on_one_address() {
             let end = end.finish(60).unwrap();
             assert!(end.status.success(), "{kind}: {}{}", end.stdout, end.stderr);
         }
-        let back = format!("{PEER_ADDRESS}:6003");
         for side in [Side::Host, Side::Persona(&engine)] {
-            let server = topology.spawn(Side::Peer, &[&transfer, "listen", "both", "3000000", &back]).unwrap();
-            topology.wait_for_peer_listener(6003).unwrap();
-            topology.succeed(side, &[&transfer, "connect", "both", "3000000", &back], 30).unwrap();
-            assert!(server.finish(20).unwrap().status.success());
+            topology.exchange(Side::Peer, side, PEER_ADDRESS, 6003).unwrap();
         }
         let after = QUIET.map(|name| topology.kernel_counter(&topology.ours, "Tcp", name).unwrap());
         assert_eq!(before, after, "{kind}: the host answered for the engine");
         // The host's kernel carried its own two connections and no others.
         assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "PassiveOpens").unwrap(), 1);
         assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "ActiveOpens").unwrap(), 1);
+    }
+}
+
+/// The host's sshd serves while an engine has the same address, with a server of its own and a client of its own at work
+/// in the middle of the session.
+#[test]
+fn the_hosts_sshd_works_beside_the_engine_on_one_address() {
+    for kind in ["xdp", "packet"] {
+        let topology = Topology::new(Link { shared: true, ..Link::default() }).unwrap();
+        let ssh = Ssh::new().unwrap();
+        let _sshd = ssh.serve(&topology, Side::Host, OUR_ADDRESS, 22).unwrap();
+        let before = QUIET.map(|name| topology.kernel_counter(&topology.ours, "Tcp", name).unwrap());
+        let engine = Engine::start(&topology, kind).unwrap();
+        // A session that is there before, while and after the engine's own connections, and carries bytes all the time.
+        let command = format!("for n in $(seq 60); do head -c {SSH_BYTES} /dev/zero; sleep 0.05; done");
+        let long = ssh.client(OUR_ADDRESS, 22, &command);
+        let long = topology.spawn(Side::Peer, &long.each_ref().map(String::as_str)).unwrap();
+        let opens = || topology.kernel_counter(&topology.ours, "Tcp", "PassiveOpens").unwrap();
+        persona_tests::wait_until(|| opens() == 1);
+        topology.exchange(Side::Persona(&engine), Side::Peer, OUR_ADDRESS, 6002).unwrap();
+        topology.exchange(Side::Peer, Side::Persona(&engine), PEER_ADDRESS, 6003).unwrap();
+        // A new session, now that the engine has connections of its own.
+        let short = ssh.client(OUR_ADDRESS, 22, "echo here");
+        let said = topology.succeed(Side::Peer, &short.each_ref().map(String::as_str), 30).unwrap();
+        assert_eq!(said.stdout, "here\n");
+        let long = long.finish(60).unwrap();
+        assert!(long.status.success(), "{kind}: {}", long.stderr);
+        assert_eq!(long.stdout.len(), 60 * SSH_BYTES);
+        let after = QUIET.map(|name| topology.kernel_counter(&topology.ours, "Tcp", name).unwrap());
+        assert_eq!(before, after, "{kind}: the host answered for the engine");
+        assert_eq!(opens(), 2, "{kind}: a connection of the engine's reached the host");
+        assert_eq!(topology.kernel_counter(&topology.ours, "Tcp", "ActiveOpens").unwrap(), 0);
     }
 }
 
