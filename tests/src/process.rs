@@ -37,11 +37,7 @@ pub struct Finished {
 impl Topology {
     /// The command that runs `program` at `side`, for tests that need to set more of it.
     pub fn command(&self, side: Side<'_>, program: &[&str]) -> Command {
-        let namespace: &str = match side {
-            Side::Persona(_) | Side::Host => &self.ours,
-            Side::Peer => &self.peer,
-            Side::Middle => self.middle.as_deref().expect("a topology with a namespace between"),
-        };
+        let namespace = self.namespace(side);
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]);
         if let Side::Persona(engine) = side {
@@ -50,6 +46,14 @@ impl Topology {
         }
         command.args(program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    fn namespace(&self, side: Side<'_>) -> &str {
+        match side {
+            Side::Persona(_) | Side::Host => &self.ours,
+            Side::Peer => &self.peer,
+            Side::Middle => self.middle.as_deref().expect("a topology with a namespace between"),
+        }
     }
 
     /// Starts `program` in the background.
@@ -83,11 +87,10 @@ impl Topology {
 
     /// Waits until something listens on `port` at `side`.
     pub fn wait_for_listener(&self, side: Side<'_>, port: u16) -> Result<()> {
-        let namespace = match side {
-            Side::Persona(engine) => return engine.wait_for_listener(port),
-            Side::Host => &self.ours,
-            Side::Peer => &self.peer,
-        };
+        if let Side::Persona(engine) = side {
+            return engine.wait_for_listener(port);
+        }
+        let namespace = self.namespace(side);
         let needle = format!(":{port:04X} 00000000:0000 0A");
         for _ in 0..200 {
             if self.run(namespace, &["cat", "/proc/net/tcp"])?.contains(&needle) {
