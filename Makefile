@@ -5,12 +5,14 @@
 #   make bench   criterion's benches, the end-to-end measurements, instruction counts; QUICK=1 for a short look
 #   make apps    end-to-end tests with real programs alone
 #   make soak    the long versions: SEEDS=n seeds of the simulation, the full matrix
+#   make fuzz    fuzzes the stack for TIME seconds per target
 #   make fmt     formats
 #   make lint    what the CI refuses to take
 
 SEEDS ?= 100000
 FROM ?= 1000
 MIB ?= 1024
+TIME ?= 60
 stage := deploy/stage
 quick := $(if $(QUICK),--quick)
 cargo := cargo
@@ -21,7 +23,7 @@ tests := $(cargo) test --workspace --no-fail-fast
 sources = $(wildcard $(patsubst %,%/tests/*.rs,$(1)) $(patsubst %,%/tests/*/main.rs,$(1)))
 of = $(addprefix --test ,$(sort $(notdir $(basename $(patsubst %/main.rs,%,$(call sources,$(1)))))))
 
-.PHONY: all demo test bench apps soak fmt lint install build release lint-stages test-stages clean
+.PHONY: all demo test bench apps soak fuzz fmt lint install build release lint-stages test-stages clean
 
 all: build
 
@@ -72,6 +74,11 @@ soak: install
 	$(cargo) build --release --workspace
 	FROM=$(FROM) SEEDS=$(SEEDS) $(tests) --release --lib soak -- --ignored --nocapture
 	PERSONA_TRANSFER_MIB=$(MIB) $(tests) --release $(call of,tests) -- --ignored --nocapture
+	fuzz/run 60
+
+# Each target for TIME seconds: what fails is left in target/fuzz.
+fuzz: install
+	fuzz/run $(TIME)
 
 fmt:
 	$(cargo) fmt --all

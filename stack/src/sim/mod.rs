@@ -14,6 +14,7 @@
 pub mod app;
 pub mod content;
 pub mod frames;
+pub mod fuzzing;
 pub mod host;
 pub mod invariants;
 pub mod link;
