@@ -67,6 +67,7 @@ apps: install build
 bench: install release
 	$(cargo) bench -p persona-benches --features xsk-rs --bench '*' $(quick:%=-- %)
 	target/release/endtoend $(quick) target/bench
+	target/release/scale $(if $(QUICK),100 10000)
 	target/release/counts
 
 # SEEDS simulated connections of each family from seed FROM on, then everything that is ignored for its length.
