@@ -5,10 +5,11 @@ use core::net::IpAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::counters::{Counter, Counters};
-use crate::flow::Secrets;
+use crate::flow::{Flow, Secrets};
 use crate::frame::PortId;
 use crate::ip::{Links, Path, TokenBucket};
 use crate::memory::{NONE, Pool, PoolState, TimerNode, Wheel, WheelState};
+use crate::sysctl::Sysctls;
 use crate::tcp::block::{Link, Tcb};
 use crate::tcp::{Flight, FlightPool, Range, RangePool, Sender};
 use crate::time::Instant;
@@ -74,6 +75,8 @@ fn flush_next(link: &mut Link) -> &mut u32 {
 #[repr(C)]
 pub(crate) struct Globals {
     pub(crate) secrets: Secrets,
+    /// Beside the secrets and before the pools: 32-bit words in an even number.
+    pub(crate) sysctls: Sysctls,
     pub(crate) connections: PoolState,
     pub(crate) listeners: PoolState,
     pub(crate) requests: PoolState,
@@ -96,6 +99,15 @@ pub(crate) struct Globals {
     /// Sent queues that hold a flight.
     pub(crate) flying: u32,
     pub(crate) counters: Counters,
+}
+
+impl Globals {
+    /// Where the timestamps of `flow` begin (RFC 7323 section 5.4).
+    pub(crate) fn stamp_offset(&self, flow: &Flow) -> u32 {
+        /// Linux's tcp_timestamps: from the clock's zero.
+        const BARE: u32 = 2;
+        if self.sysctls.timestamps == BARE { 0 } else { self.secrets.stamp_offset(flow) }
+    }
 }
 
 /// The shared state, in hand for the length of a call.
@@ -194,7 +206,8 @@ impl<'m> Env<'m> {
     }
 
     pub(crate) fn challenge_allowed(&mut self, now: Instant) -> bool {
-        self.globals.challenges.take(now, crate::tcp::CHALLENGE_RATE)
+        let rate = self.globals.sysctls.challenge_rate();
+        rate.is_none_or(|rate| self.globals.challenges.take(now, rate))
     }
 
     pub(crate) fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<Path> {

@@ -28,6 +28,7 @@ mod memory;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod stack;
+pub mod sysctl;
 mod tcp;
 pub mod time;
 mod trace;
@@ -39,6 +40,7 @@ pub use counters::{Counter, Counters};
 pub use flow::flow_shard;
 pub use frame::*;
 pub use stack::{Config, MemoryError, Ownership, Stack, Usage};
+pub use sysctl::Sysctls;
 pub use tcp::export::{EXPORT_MAX, ImportError};
 pub use tcp::info::{Info, Listening};
 pub use tcp::state::State;

@@ -14,6 +14,7 @@ pub use self::inspect::Usage;
 use crate::api::*;
 use crate::frame::{Owner, PortId, RxFrame};
 use crate::ip::{self, Reassembly, Received};
+use crate::sysctl::Sysctls;
 use crate::time::{Duration, Instant};
 use ::core::net::{IpAddr, SocketAddr};
 
@@ -124,6 +125,18 @@ impl<'m> Stack<'m> {
         self.core.env.globals.first_port = first;
         self.core.env.globals.last_port = last;
         Ok(())
+    }
+
+    /// The settings that are in force.
+    pub fn sysctls(&self) -> &Sysctls {
+        &self.core.env.globals.sysctls
+    }
+
+    /// What is decided from now on is decided by these, of connections that are there, too. The caller has checked the
+    /// ranges (see [`Sysctls`]).
+    pub fn set_sysctls(&mut self, sysctls: &Sysctls) {
+        self.core.env.globals.sysctls = *sysctls;
+        self.reassembly.set_lifetime(Duration::from_secs(sysctls.ipfrag_time.into()));
     }
 
     // Input, time, output.

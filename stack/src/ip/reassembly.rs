@@ -75,7 +75,8 @@ pub struct ReassemblyState {
     /// Blocks from here on were never used.
     untouched: u32,
     used: u32,
-    _pad: u32,
+    /// Seconds that a datagram in progress is kept; 0: [`LIFETIME`].
+    lifetime: u32,
 }
 
 /// What became of a fragment.
@@ -222,6 +223,18 @@ impl Reassembly<'_> {
     }
 
     /// A place for a new datagram.
+    /// How long the datagrams that begin from now on may take, in whole seconds.
+    pub fn set_lifetime(&mut self, lifetime: Duration) {
+        self.state.lifetime = u32::try_from(lifetime.as_millis() / 1_000).unwrap_or(u32::MAX);
+    }
+
+    fn lifetime(&self) -> Duration {
+        match self.state.lifetime {
+            0 => LIFETIME,
+            seconds => Duration::from_secs(seconds.into()),
+        }
+    }
+
     fn begin(&mut self, now: Instant, header: &Ipv4View<'_>) -> Option<usize> {
         debug_assert!(is_host_address(header.source()));
         let source = header.source().to_bits();
@@ -237,7 +250,7 @@ impl Reassembly<'_> {
                 oldest
             }
         };
-        let deadline = (now + LIFETIME).as_micros();
+        let deadline = (now + self.lifetime()).as_micros();
         self.datagrams[place] = Datagram {
             deadline,
             source,

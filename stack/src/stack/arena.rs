@@ -12,6 +12,7 @@ use crate::ip::neighbour::{NeighbourRecord, Neighbours, NeighboursState};
 use crate::ip::reassembly::{Block, Datagram, Reassembly, ReassemblyState, SCRATCH};
 use crate::ip::route::{RouteRecord, Routes, RoutesState};
 use crate::memory::{Carver, FlowTable, PoolState, Slot, TimerNode, WheelState};
+use crate::sysctl::Sysctls;
 use crate::tcp::block::{Link, Listener, Request, Tcb, TimeWait};
 use crate::tcp::{Flight, Range, Sender};
 use crate::time::Instant;
@@ -20,7 +21,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PERSTACK");
 /// Changes whenever a record or the order of the tables does.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Bytes that decide how the rest lies; first in the arena.
 const ALIGNMENT: usize = 64;
 
@@ -172,6 +173,7 @@ pub(super) fn format<'m>(memory: &'m mut [u8], config: &Config, now: Instant) ->
     let secrets = Secrets::new(&config.seed);
     let mut globals = Globals::new_zeroed();
     globals.secrets = secrets;
+    globals.sysctls = Sysctls::LINUX;
     globals.connections = PoolState::EMPTY;
     globals.listeners = PoolState::EMPTY;
     globals.requests = PoolState::EMPTY;

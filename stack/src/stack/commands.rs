@@ -138,7 +138,8 @@ impl<'m> Core<'m> {
         let isn = match self.tables.find(hash, &flow) {
             None => None,
             Some(Found::TimeWait(index)) => {
-                let isn = self.tables.time_waits[index as usize].reusable(now).ok_or(Error::AddressInUse)?;
+                let sysctls = &self.env.globals.sysctls;
+                let isn = self.tables.time_waits[index as usize].reusable(sysctls, now).ok_or(Error::AddressInUse)?;
                 self.env.count(Counter::TcpExtTWRecycled);
                 self.drop_time_wait(index);
                 Some(isn)
@@ -149,7 +150,7 @@ impl<'m> Core<'m> {
         let mut tcb = Tcb::new(flow, hash, generation, Settings::new(options), State::SynSent);
         tcb.owner = owner.0;
         tcb.iss = isn.unwrap_or_else(|| self.env.globals.secrets.isn(&flow, now));
-        tcb.ts_offset = self.env.globals.secrets.stamp_offset(&flow);
+        tcb.ts_offset = self.env.globals.stamp_offset(&flow);
         tcb.pmtu = self.env.mtu(path.port);
         tcb.peer_mss = u16::MAX;
         tcb.update_mss();
@@ -178,7 +179,9 @@ impl<'m> Core<'m> {
             }
             let free = match self.tables.find(hash as u32, flow) {
                 None => true,
-                Some(Found::TimeWait(index)) => self.tables.time_waits[index as usize].reusable(now).is_some(),
+                Some(Found::TimeWait(index)) => {
+                    self.tables.time_waits[index as usize].reusable(&self.env.globals.sysctls, now).is_some()
+                }
                 Some(_) => false,
             };
             if free {

@@ -148,7 +148,10 @@ impl<'m> Core<'m> {
         }
         self.env.wheel().cancel(index);
         let new = time_wait.and_then(|record| {
-            let taken = Pool { records: self.tables.time_waits, state: &mut self.env.globals.time_waits }.take();
+            let room = self.env.globals.time_waits.used() < self.env.globals.sysctls.max_tw_buckets;
+            let taken = room
+                .then(|| Pool { records: self.tables.time_waits, state: &mut self.env.globals.time_waits }.take())
+                .flatten();
             let counter = if taken.is_some() { Counter::TcpExtTW } else { Counter::TcpExtTCPTimeWaitOverflow };
             self.env.count(counter);
             let Taken { index: place, .. } = taken?;

@@ -10,6 +10,7 @@ use crate::frame::{Owner, PortId, RxChecksum, RxFrame};
 use crate::ip::receive::peek;
 use crate::ip::{Peek, TransportPacket};
 use crate::memory::{NONE, Pool, Taken};
+use crate::sysctl::Sysctls;
 use crate::tcp::block::{Request, Tcb, change, flag};
 use crate::tcp::listen::{self, Agreed};
 use crate::tcp::segment::{Arrival, Bytes};
@@ -17,6 +18,21 @@ use crate::tcp::{reply, seq, timewait};
 use crate::time::Instant;
 use crate::wire::{TcpView, checksum, protocol};
 use core::net::IpAddr;
+
+/// Values of [`Sysctls::syncookies`].
+const NO_COOKIES: u32 = 0;
+const COOKIES_ALWAYS: u32 = 2;
+
+/// What became of a handshake that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Completion {
+    /// It is a connection.
+    Done,
+    /// The accept queue is full.
+    Overflow,
+    /// Nothing else was left for it.
+    Dropped,
+}
 
 impl<'m> Core<'m> {
     pub(super) fn classify(&self, port: PortId, frame: &RxFrame<'_>) -> Ownership {
@@ -143,12 +159,20 @@ impl<'m> Core<'m> {
             self.env.count(Counter::TcpExtListenDrops);
             return;
         }
-        let taken = if listener.requests < listener.backlog.max(1) {
-            Pool { records: self.tables.requests, state: &mut self.env.globals.requests }.take()
-        } else {
-            None
-        };
+        let Sysctls { syncookies, max_syn_backlog, .. } = self.env.globals.sysctls;
+        // Linux's tcp_conn_request: without cookies the last quarter is for peers that are known, of whom none is here.
+        let left = max_syn_backlog.saturating_sub(self.env.globals.requests.used());
+        let scarce = syncookies == NO_COOKIES && left < max_syn_backlog / 4;
+        let room = listener.requests < listener.backlog.max(1) && syncookies != COOKIES_ALWAYS && !scarce;
+        let taken = room
+            .then(|| Pool { records: self.tables.requests, state: &mut self.env.globals.requests }.take())
+            .flatten();
         let Some(Taken { index: request, .. }) = taken else {
+            if syncookies == NO_COOKIES {
+                self.env.count(Counter::TcpExtTCPReqQFullDrop);
+                self.env.count(Counter::TcpExtListenDrops);
+                return;
+            }
             listen::answer_with_cookie(&mut self.env, host, now, flow, port.0, &settings, arrival);
             return;
         };
@@ -179,9 +203,15 @@ impl<'m> Core<'m> {
                 let agreed = request.agreed();
                 let rtt = (retries == 0).then(|| now.since(sent_at).as_micros());
                 let old = Some(Found::Request(index));
-                // Dropped, the segment was never there: the request stays, and the peer's next one asks again.
-                if self.complete(now, &flow, hash, listener, port, &agreed, rtt, old, arrival, host) {
-                    self.free_request(index);
+                match self.complete(now, &flow, hash, listener, port, &agreed, rtt, old, arrival, host) {
+                    Completion::Done => self.free_request(index),
+                    Completion::Overflow if self.env.globals.sysctls.abort_on_overflow != 0 => {
+                        self.env.count(Counter::TcpExtEmbryonicRsts);
+                        reply::reset(&mut self.env, host, now, &flow, port.0, arrival);
+                        self.drop_request(index);
+                    }
+                    // The segment was never there: the request stays, and the peer's next one asks again.
+                    Completion::Overflow | Completion::Dropped => {}
                 }
             }
         }
@@ -198,6 +228,9 @@ impl<'m> Core<'m> {
         arrival: &Arrival<'_>,
         host: &mut H,
     ) -> bool {
+        if self.env.globals.sysctls.syncookies == NO_COOKIES {
+            return false;
+        }
         let Some(agreed) = listen::read_cookie(&self.env, flow, arrival, now) else {
             self.env.count(Counter::TcpExtSyncookiesFailed);
             return false;
@@ -208,7 +241,7 @@ impl<'m> Core<'m> {
         true
     }
 
-    /// The handshake of a passive open is complete: asks the host what becomes of the connection. `false`: dropped.
+    /// The handshake of a passive open is complete: asks the host what becomes of the connection.
     #[allow(clippy::too_many_arguments)] // Everything a handshake has brought together.
     fn complete<H: Host>(
         &mut self,
@@ -222,16 +255,16 @@ impl<'m> Core<'m> {
         old: Option<Found>,
         arrival: &Arrival<'_>,
         host: &mut H,
-    ) -> bool {
+    ) -> Completion {
         let listener = self.tables.listeners[listener_index as usize];
         if listener.waiting > listener.backlog {
             self.env.count(Counter::TcpExtListenOverflows);
             self.env.count(Counter::TcpExtListenDrops);
-            return false;
+            return Completion::Overflow;
         }
         let Some((index, generation)) = self.take_connection() else {
             self.env.count(Counter::TcpExtListenDrops);
-            return false;
+            return Completion::Dropped;
         };
         let connection = ConnectionId { index, generation };
         let open = PassiveOpen {
@@ -251,7 +284,7 @@ impl<'m> Core<'m> {
                 self.env.count(Counter::PersonaIncomingRefused);
                 self.tables.tcbs[index as usize] = tcb;
                 self.give_back_connection(index);
-                return false;
+                return Completion::Overflow;
             }
             Incoming::Adopt(owner) => {
                 tcb.owner = owner.0;
@@ -261,7 +294,7 @@ impl<'m> Core<'m> {
             Incoming::Later => self.tables.listeners[listener_index as usize].waiting += 1,
         }
         match rtt {
-            Some(rtt) => tcb.sample_first_rtt(now, rtt),
+            Some(rtt) => tcb.sample_first_rtt(&self.env.globals.sysctls, now, rtt),
             None => tcb.retries = 1,
         }
         self.env.count(Counter::TcpPassiveOpens);
@@ -276,7 +309,7 @@ impl<'m> Core<'m> {
             }
             conn.on_segment(host, arrival, None);
         });
-        true
+        Completion::Done
     }
 
     fn on_time_wait<H: Host>(&mut self, now: Instant, index: u32, port: PortId, arrival: &Arrival<'_>, host: &mut H) {
@@ -285,6 +318,7 @@ impl<'m> Core<'m> {
         match record.on_segment(&mut self.env, host, now, arrival) {
             // A later end: the wheel's node fires at the old one and is armed again.
             timewait::Verdict::Stays => {}
+            timewait::Verdict::Ends => self.drop_time_wait(index),
             timewait::Verdict::Reopens { isn } => {
                 if self.tables.find_listener(flow.local, flow.local_port).is_none() {
                     reply::reset(&mut self.env, host, now, &flow, port.0, arrival);

@@ -6,8 +6,8 @@ use crate::counters::Counter;
 use crate::frame::{Owner, PortId};
 use crate::memory::NONE;
 use crate::tcp::block::{Tcb, change, flag};
+use crate::tcp::seq;
 use crate::tcp::state::State;
-use crate::tcp::{seq, timers};
 use crate::time::Instant;
 use core::net::IpAddr;
 
@@ -68,13 +68,14 @@ impl<'m> Core<'m> {
     fn on_request_timer<H: Host>(&mut self, now: Instant, index: u32, host: &mut H) {
         let timer = self.request_timer(index);
         let request = &mut self.tables.requests[index as usize];
-        if request.retries >= timers::SYN_ACK_RETRIES {
+        let sysctls = &self.env.globals.sysctls;
+        if u32::from(request.retries) >= sysctls.synack_retries {
             self.env.count(Counter::TcpAttemptFails);
             self.drop_request(index);
             return;
         }
         request.retries += 1;
-        let wait = crate::tcp::backed_off_syn(request.retries);
+        let wait = crate::tcp::backed_off_syn(sysctls.rto(), request.retries);
         request.retry_at = now.as_micros() + wait;
         let request = *request;
         let settings = self.tables.listeners[request.listener as usize].settings;

@@ -8,6 +8,7 @@ use crate::api::SocketOptions;
 use crate::flow::Flow;
 use crate::ip::PackedIp;
 use crate::memory::{NONE, Record};
+use crate::sysctl::Sysctls;
 use crate::time::{Duration, Instant};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -423,7 +424,7 @@ impl Record for Listener {
     }
 }
 
-/// [`SocketOptions`] as a record, defaults filled in.
+/// [`SocketOptions`] as a record. 0 in what keepalive, handshake and TTL go by: what [`Sysctls`] says at the time.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Settings {
@@ -457,12 +458,6 @@ pub(crate) mod setting {
 }
 
 impl Settings {
-    /// As `net.ipv4.tcp_keepalive_*`, `tcp_syn_retries` and `ip_default_ttl` come on Linux.
-    const KEEP_IDLE: Duration = Duration::from_secs(7_200);
-    const KEEP_INTERVAL: Duration = Duration::from_secs(75);
-    const KEEP_COUNT: u8 = 9;
-    const SYN_RETRIES: u8 = 6;
-    pub(crate) const TTL: u8 = 64;
     const RECEIVE_BUFFER: u32 = 1 << 20;
     const SEND_BUFFER: u32 = 1 << 20;
 
@@ -489,17 +484,19 @@ impl Settings {
             oob_inline,
         } = *options;
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        // 0 is the mark for what the socket leaves to the stack's settings.
+        let span = |span: Option<Duration>| span.map_or(0, |span| millis(span).max(1));
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
         Self {
-            keep_idle_ms: millis(keep_idle.unwrap_or(Self::KEEP_IDLE)),
-            keep_interval_ms: millis(keep_interval.unwrap_or(Self::KEEP_INTERVAL)),
+            keep_idle_ms: span(keep_idle),
+            keep_interval_ms: span(keep_interval),
             user_timeout_ms: user_timeout.map_or(0, millis),
             receive_buffer: receive_buffer.unwrap_or(Self::RECEIVE_BUFFER).max(super::window::LEAST_BUFFER),
             send_buffer: send_buffer.unwrap_or(Self::SEND_BUFFER),
             max_segment: max_segment.unwrap_or(0),
-            keep_count: keep_count.unwrap_or(Self::KEEP_COUNT),
-            syn_retries: syn_retries.unwrap_or(Self::SYN_RETRIES),
-            ttl: ttl.unwrap_or(Self::TTL),
+            keep_count: keep_count.unwrap_or(0),
+            syn_retries: syn_retries.unwrap_or(0),
+            ttl: ttl.unwrap_or(0),
             tos: tos.unwrap_or(0),
             bits: bit(nodelay, setting::NODELAY)
                 | bit(cork, setting::CORK)
@@ -513,10 +510,37 @@ impl Settings {
         }
     }
 
+    /// Microseconds of silence before the first keepalive probe.
+    pub(crate) fn keep_idle(&self, sysctls: &Sysctls) -> u64 {
+        or(self.keep_idle_ms, sysctls.keepalive_time, 1_000) * 1_000
+    }
+
+    /// Microseconds between two probes.
+    pub(crate) fn keep_interval(&self, sysctls: &Sysctls) -> u64 {
+        or(self.keep_interval_ms, sysctls.keepalive_intvl, 1_000) * 1_000
+    }
+
+    pub(crate) fn keep_count(&self, sysctls: &Sysctls) -> u64 {
+        or(self.keep_count.into(), sysctls.keepalive_probes, 1)
+    }
+
+    pub(crate) fn syn_retries(&self, sysctls: &Sysctls) -> u64 {
+        or(self.syn_retries.into(), sysctls.syn_retries, 1)
+    }
+
+    pub(crate) fn ttl(&self, sysctls: &Sysctls) -> u8 {
+        if self.ttl == 0 { sysctls.ttl() } else { self.ttl }
+    }
+
     #[inline]
     pub(crate) fn has(&self, bit: u8) -> bool {
         self.bits & bit != 0
     }
+}
+
+/// The socket's own value, or the stack's in units that are `scale` times as large.
+fn or(own: u32, general: u32, scale: u64) -> u64 {
+    if own == 0 { u64::from(general) * scale } else { own.into() }
 }
 
 /// Neighbours of one connection in the lists that run through all of them; apart from the control blocks so that

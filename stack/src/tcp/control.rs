@@ -10,8 +10,6 @@ use crate::ip::IcmpError;
 use crate::time::Duration;
 use crate::wire::SeqNumber;
 
-/// Linux's ip_rt_min_pmtu: a router that claims less is not believed.
-const LEAST_PMTU: u16 = 552;
 /// RFC 1191 section 7: what paths carry, for routers that do not say.
 const PLATEAUS: [u16; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 576];
 const ECONNREFUSED: u16 = 111;
@@ -31,9 +29,9 @@ impl Settings {
             nodelay: self.has(setting::NODELAY),
             cork: self.has(setting::CORK),
             keepalive: self.has(setting::KEEPALIVE),
-            keep_idle: Some(span(self.keep_idle_ms)),
-            keep_interval: Some(span(self.keep_interval_ms)),
-            keep_count: Some(self.keep_count),
+            keep_idle: (self.keep_idle_ms != 0).then(|| span(self.keep_idle_ms)),
+            keep_interval: (self.keep_interval_ms != 0).then(|| span(self.keep_interval_ms)),
+            keep_count: (self.keep_count != 0).then_some(self.keep_count),
             user_timeout: (self.user_timeout_ms != 0).then(|| span(self.user_timeout_ms)),
             linger_reset: self.has(setting::LINGER_RESET),
             max_segment: (self.max_segment != 0).then_some(self.max_segment),
@@ -43,9 +41,9 @@ impl Settings {
             send_buffer: Some(self.send_buffer),
             tune_send: self.has(setting::TUNE_SEND),
             quickack: self.has(setting::QUICKACK),
-            ttl: Some(self.ttl),
+            ttl: (self.ttl != 0).then_some(self.ttl),
             tos: Some(self.tos),
-            syn_retries: Some(self.syn_retries),
+            syn_retries: (self.syn_retries != 0).then_some(self.syn_retries),
             oob_inline: self.has(setting::OOB_INLINE),
         }
     }
@@ -115,12 +113,17 @@ impl Conn<'_, '_> {
 
     /// Path MTU discovery (RFC 1191 sections 3 and 6).
     fn shrink_path<H: Host>(&mut self, host: &mut H, mtu: u16) {
+        let sysctls = &self.env.globals.sysctls;
+        let least = u16::try_from(sysctls.min_pmtu).unwrap_or(u16::MAX);
         let old = self.tcb.pmtu;
-        let mtu = match mtu {
-            0 => PLATEAUS.into_iter().find(|plateau| *plateau < old).unwrap_or(LEAST_PMTU),
-            mtu => mtu,
+        let mtu = match (sysctls.ip_no_pmtu_disc, mtu) {
+            // Linux: the size is not believed, the fact is; or neither.
+            (1, _) => least,
+            (2, _) => return,
+            (_, 0) => PLATEAUS.into_iter().find(|plateau| *plateau < old).unwrap_or(least),
+            (_, mtu) => mtu,
         };
-        let mtu = mtu.max(LEAST_PMTU);
+        let mtu = mtu.max(least);
         if mtu >= old {
             return;
         }

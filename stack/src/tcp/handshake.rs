@@ -73,8 +73,14 @@ impl Conn<'_, '_> {
         tcb.sent_at = now;
         tcb.heard_at = now;
         tcb.rtx_at = now.as_micros() + u64::from(rtt::INITIAL_RTO);
-        tcb.set(flag::TIMESTAMPS | flag::SACK);
-        tcb.rcv_scale = window::SCALE;
+        let sysctls = &self.env.globals.sysctls;
+        if sysctls.timestamps != 0 {
+            tcb.set(flag::TIMESTAMPS);
+        }
+        if sysctls.sack != 0 {
+            tcb.set(flag::SACK);
+        }
+        tcb.rcv_scale = if sysctls.window_scaling != 0 { window::SCALE } else { 0 };
         if let Err(unsent) = self.send_syn(host) {
             self.blocked(unsent);
         }
@@ -86,12 +92,11 @@ impl Conn<'_, '_> {
         self.resolve()?;
         let answering = self.tcb.state() == State::SynReceived;
         let tcb = &mut *self.tcb;
-        let scaled = !answering || tcb.rcv_scale != 0;
         let stamps =
             Timestamps { value: stamp(self.now, tcb.ts_offset), echo: if answering { tcb.ts_recent } else { 0 } };
         let options = TcpOptions {
             mss: Some(announced_mss(tcb.pmtu, tcb.settings.max_segment)),
-            window_scale: scaled.then_some(window::SCALE),
+            window_scale: (tcb.rcv_scale != 0).then_some(window::SCALE),
             sack_permitted: tcb.has(flag::SACK),
             timestamps: tcb.has(flag::TIMESTAMPS).then_some(stamps),
             ..TcpOptions::default()
@@ -147,13 +152,15 @@ impl Conn<'_, '_> {
         }
         let now = self.now;
         let tcb = &mut *self.tcb;
+        let sysctls = &self.env.globals.sysctls;
         tcb.irs = arrival.seq.0;
         tcb.rcv_nxt = seq::FIRST;
         tcb.rcv_acked = seq::SYN;
         tcb.rcv_read = seq::FIRST;
         tcb.heard_at = now;
         tcb.ts_recent_at = seconds(now);
-        tcb.agree(arrival.options, true, true, true);
+        let (scale, stamps, sack) = (tcb.rcv_scale != 0, tcb.has(flag::TIMESTAMPS), tcb.has(flag::SACK));
+        tcb.agree(arrival.options, scale, stamps, sack);
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
         tcb.take_window(u32::from(arrival.window), seq::SYN);
         // The SYN itself carried an offer of ours.
@@ -166,13 +173,13 @@ impl Conn<'_, '_> {
         }
         if tcb.retries == 0 {
             let sample = now.since(tcb.sent_at).as_micros();
-            tcb.sample_first_rtt(now, sample);
+            tcb.sample_first_rtt(sysctls, now, sample);
         } else if tcb.has(flag::TIMESTAMPS)
             && let Some(stamps) = arrival.options.timestamps
         {
             // RFC 7323 section 4: the echo tells which SYN was answered.
             let span = stamp(now, tcb.ts_offset).wrapping_sub(stamps.echo);
-            tcb.sample_first_rtt(now, u64::from(span) * 1_000);
+            tcb.sample_first_rtt(sysctls, now, u64::from(span) * 1_000);
         }
         tcb.snd_una = seq::FIRST;
         self.establish();

@@ -14,8 +14,6 @@ use crate::wire::TcpFlags;
 const PAWS_LIFETIME: u32 = 24 * 24 * 3_600;
 /// Linux's TCP_PAWS_WINDOW: ticks by which a timestamp may be behind.
 const PAWS_SLACK: i32 = 1;
-/// Linux's tcp_fin_timeout, for orphans in FIN-WAIT-2. Microseconds.
-pub(crate) const FIN_TIMEOUT: u64 = 60_000_000;
 
 /// What the acceptability test found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +263,7 @@ impl Conn<'_, '_> {
         let Some(sender) = self.env.senders.get_mut(self.tcb.sender as usize) else { return };
         let round = sender.rtt_round;
         let tcb = &mut *self.tcb;
-        tcb.sample_rtt(sender, self.now, sample);
+        tcb.sample_rtt(sender, &self.env.globals.sysctls, self.now, sample);
         if sender.rtt_round != round {
             // RFC 4861 section 7.3.1: progress of a connection proves its next hop; once per round trip is enough.
             self.env.net.neighbours.confirm(self.now, PortId(tcb.port), tcb.next_hop);

@@ -41,7 +41,7 @@ pub(crate) enum Verdict {
 impl Request {
     /// For a SYN. `isn`: from a TIME-WAIT that it takes over.
     pub(crate) fn new(env: &Env<'_>, flow: &Flow, hash: u32, port: u8, arrival: &Arrival<'_>, now: Instant) -> Self {
-        let options = arrival.options;
+        let options = env.globals.sysctls.permit(arrival.options);
         let mut flags = 0;
         if options.timestamps.is_some() {
             flags |= flag::TIMESTAMPS;
@@ -55,7 +55,7 @@ impl Request {
             irs: arrival.seq.0,
             iss: env.globals.secrets.isn(flow, now),
             ts_recent: options.timestamps.map_or(0, |stamps| stamps.value),
-            ts_offset: env.globals.secrets.stamp_offset(flow),
+            ts_offset: env.globals.stamp_offset(flow),
             listener: 0,
             listener_generation: 0,
             retry_at: now.as_micros() + u64::from(rtt::INITIAL_RTO),
@@ -107,7 +107,7 @@ impl Request {
         let flags = arrival.flags;
         if flags.syn() && !flags.ack() && arrival.seq == SeqNumber(self.irs) {
             // The peer repeats its SYN: our answer was lost. Linux bounds how often that is believed.
-            if challenge::may_answer(&mut self.oow_ms, now) {
+            if challenge::may_answer(&mut self.oow_ms, now, env.globals.sysctls.invalid_ratelimit) {
                 self.answer(env, host, now, settings);
             } else {
                 env.count(Counter::TcpExtTCPACKSkippedSynRecv);
@@ -123,7 +123,7 @@ impl Request {
             if outdated {
                 env.count(Counter::TcpExtPAWSEstab);
             }
-            if !flags.rst() && challenge::may_answer(&mut self.oow_ms, now) {
+            if !flags.rst() && challenge::may_answer(&mut self.oow_ms, now, env.globals.sysctls.invalid_ratelimit) {
                 self.acknowledge(env, host, now, settings);
             }
             return Verdict::Stays;
@@ -162,7 +162,7 @@ impl Request {
             // The window that the SYN,ACK offered; after a handshake that agreed on scaling it is written scaled.
             window: (settings.receive_buffer.min(65_535) >> scale) as u16,
             options: TcpOptions { timestamps: self.has(flag::TIMESTAMPS).then_some(stamps), ..TcpOptions::default() },
-            ttl: Settings::TTL,
+            ttl: env.globals.sysctls.ttl(),
             tos: 0,
         };
         // Lost like any other ACK when it cannot be sent.
@@ -182,8 +182,8 @@ pub(crate) fn answer_with_cookie<H: Host>(
 ) {
     let secrets = env.globals.secrets;
     let mss = arrival.options.mss.unwrap_or(DEFAULT_MSS);
-    let ts_offset = secrets.stamp_offset(flow);
-    let mut options = *arrival.options;
+    let ts_offset = env.globals.stamp_offset(flow);
+    let mut options = env.globals.sysctls.permit(arrival.options);
     if options.timestamps.is_none() {
         // Without timestamps the ACK brings nothing back but the MSS.
         options.window_scale = None;
@@ -204,11 +204,11 @@ pub(crate) fn read_cookie(env: &Env<'_>, flow: &Flow, arrival: &Arrival<'_>, now
     let iss = arrival.ack.0.wrapping_sub(1);
     let baked = cookie::check(secrets, flow, irs, iss, now)?;
     let mut options = TcpOptions { mss: Some(baked.mss), ..TcpOptions::default() };
-    if let Some(stamps) = arrival.options.timestamps {
+    if let Some(stamps) = env.globals.sysctls.permit(arrival.options).timestamps {
         (options.window_scale, options.sack_permitted) = cookie::read_stamp(stamps.echo);
         options.timestamps = Some(stamps);
     }
-    Some(Agreed { irs, iss, options, ts_offset: secrets.stamp_offset(flow) })
+    Some(Agreed { irs, iss, options, ts_offset: env.globals.stamp_offset(flow) })
 }
 
 #[allow(clippy::too_many_arguments)] // One call for request and cookie, which share nothing but these.
@@ -237,7 +237,7 @@ fn send_syn_ack<H: Host>(
         flags: TcpFlags::SYN | TcpFlags::ACK,
         window: settings.receive_buffer.min(65_535) as u16,
         options,
-        ttl: settings.ttl,
+        ttl: settings.ttl(&env.globals.sysctls),
         tos: settings.tos,
     };
     // Lost like any other when it cannot be sent: the peer or the request's timer repeats.

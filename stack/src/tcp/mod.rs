@@ -29,11 +29,11 @@ pub(crate) mod timewait;
 pub(crate) mod tuning;
 mod window;
 
-pub(crate) use challenge::OVERALL as CHALLENGE_RATE;
 pub(crate) use flights::{Flight, FlightPool};
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use ranges::walk;
 pub(crate) use ranges::{Range, RangePool};
+pub(crate) use rtt::RtoBounds;
 pub(crate) use sender::Sender;
 
 /// MTU of an interface that is gone: what every path carries (RFC 791 section 3.1).
@@ -54,8 +54,8 @@ pub(crate) struct Conn<'a, 'm> {
 }
 
 /// How long the `retries`th repetition of a SYN,ACK waits, in microseconds.
-pub(crate) fn backed_off_syn(retries: u8) -> u64 {
-    rtt::backed_off(rtt::INITIAL_RTO, retries)
+pub(crate) fn backed_off_syn(bounds: RtoBounds, retries: u8) -> u64 {
+    bounds.backed_off(rtt::INITIAL_RTO, retries)
 }
 
 /// [`CloseReason`] as the record holds it.
@@ -83,6 +83,11 @@ impl Tcb {
 }
 
 impl Conn<'_, '_> {
+    #[inline]
+    pub(crate) fn bounds(&self) -> RtoBounds {
+        self.env.globals.sysctls.rto()
+    }
+
     /// The connection is over; whoever holds the table takes the record out of it when the call returns.
     pub(crate) fn end(&mut self, why: CloseReason) {
         if self.tcb.has(flag::ENDED) {

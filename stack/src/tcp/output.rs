@@ -4,7 +4,7 @@ use super::block::{NEVER, change, flag, recovery, setting, timer};
 use super::flights::Departure;
 use super::sender::fact;
 use super::state::State;
-use super::{Conn, rtt, seq};
+use super::{Conn, seq};
 use crate::api::{CloseReason, Host};
 use crate::congestion;
 use crate::counters::Counter;
@@ -341,7 +341,7 @@ impl Conn<'_, '_> {
                 self.changed(change::SOFT_ERROR);
                 // Nothing is in flight that a timer would repeat: the probe timer finds the route when it is back.
                 if self.tcb.rtx_at == NEVER {
-                    self.tcb.rtx_at = self.now.as_micros() + rtt::backed_off(self.tcb.rto, self.tcb.retries);
+                    self.tcb.rtx_at = self.now.as_micros() + self.bounds().backed_off(self.tcb.rto, self.tcb.retries);
                 }
             }
         }
@@ -380,10 +380,11 @@ impl Conn<'_, '_> {
     /// section 3.8.6.1). It also ends the wait of a corked or silly segment, as on Linux.
     #[inline]
     fn arm_probe(&mut self) {
+        let bounds = self.bounds();
         let tcb = &mut *self.tcb;
         let waits = tcb.snd_end > tcb.snd_nxt;
         if tcb.snd_una == tcb.snd_nxt && waits && tcb.rtx_at == NEVER {
-            tcb.rtx_at = self.now.as_micros() + rtt::backed_off(tcb.rto.max(rtt::MIN_VARIATION), tcb.retries);
+            tcb.rtx_at = self.now.as_micros() + bounds.backed_off(tcb.rto.max(bounds.min), tcb.retries);
         }
     }
 
@@ -420,7 +421,11 @@ impl Conn<'_, '_> {
     #[inline]
     fn restart_after_idle(&mut self) {
         let tcb = &mut *self.tcb;
-        if tcb.snd_nxt != tcb.snd_una || tcb.snd_end == tcb.snd_nxt || tcb.sent_at.as_micros() == 0 {
+        if tcb.snd_nxt != tcb.snd_una
+            || tcb.snd_end == tcb.snd_nxt
+            || tcb.sent_at.as_micros() == 0
+            || self.env.globals.sysctls.slow_start_after_idle == 0
+        {
             return;
         }
         let mut idle = self.now.since(tcb.sent_at).as_micros();

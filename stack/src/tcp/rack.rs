@@ -9,13 +9,12 @@ use super::rtt;
 use super::sender::fact;
 use crate::api::Host;
 use crate::counters::Counter;
+use crate::sysctl::rack;
 
-/// RFC 6675 section 2: DupThresh.
-pub(crate) const DUP_THRESH: u8 = 3;
 /// RFC 8985 section 6.2 step 4: recoveries after which a widened reordering window is what it was.
 const PERSISTS: u8 = 16;
 /// A probe of a single segment allows for the peer's delayed ACK (RFC 8985 section 7.2: WCDelAckT), as Linux: its RTO_MIN.
-const WORST_DELAYED_ACK: u64 = rtt::MIN_VARIATION as u64;
+const WORST_DELAYED_ACK: u64 = rtt::USUAL_MIN as u64;
 /// Linux's TCP_TIMEOUT_MIN: timers are not set for less.
 const LEAST_WAIT: u64 = 2_000;
 
@@ -24,6 +23,7 @@ impl Conn<'_, '_> {
     pub(crate) fn update_rack(&mut self, news: &Delivery) {
         let now = self.now.as_micros();
         let (una, nxt) = (self.tcb.snd_una, self.tcb.snd_nxt);
+        let steady = self.env.globals.sysctls.recovery & rack::STATIC_WINDOW != 0;
         let sender = self.sender();
         if let Some((sent_at, end)) = news.rack {
             sender.rack_rtt = (now - sent_at).min(u64::from(u32::MAX)) as u32;
@@ -40,7 +40,7 @@ impl Conn<'_, '_> {
         if news.dsack > 0 {
             sender.facts |= fact::DSACK;
             // Once per round trip: RFC 8985 section 6.2 step 4.
-            if una >= sender.dsack_round && !news.dsack_of_probe {
+            if una >= sender.dsack_round && !news.dsack_of_probe && !steady {
                 sender.dsack_round = nxt;
                 sender.reorder_steps = sender.reorder_steps.saturating_add(1);
                 sender.reorder_persists = PERSISTS;
@@ -64,8 +64,10 @@ impl Conn<'_, '_> {
     fn reordering_window(&self) -> u64 {
         let Some(sender) = self.sender_if_any() else { return 0 };
         let recovering = self.tcb.recovery >= recovery::FAST;
-        let enough = u32::from(DUP_THRESH) * u32::from(self.tcb.mss);
-        if !sender.has(fact::REORDERING) && (recovering || sender.queue.sacked >= enough) {
+        let sysctls = &self.env.globals.sysctls;
+        let enough = u64::from(sysctls.reordering) * u64::from(self.tcb.mss);
+        let many = u64::from(sender.queue.sacked) >= enough && sysctls.recovery & rack::NO_DUP_THRESH == 0;
+        if !sender.has(fact::REORDERING) && (recovering || many) {
             return 0;
         }
         (u64::from(self.tcb.min_rtt) * u64::from(sender.reorder_steps) / 4).min(u64::from(self.tcb.srtt))
@@ -123,7 +125,7 @@ impl Conn<'_, '_> {
     pub(crate) fn arm_retransmission(&mut self) {
         self.tcb.rtx_kind = timer::RETRANSMISSION;
         self.tcb.rtx_at = if self.tcb.in_flight() > 0 {
-            self.now.as_micros() + rtt::backed_off(self.tcb.rto, self.tcb.retries)
+            self.now.as_micros() + self.bounds().backed_off(self.tcb.rto, self.tcb.retries)
         } else {
             NEVER
         };
@@ -133,6 +135,7 @@ impl Conn<'_, '_> {
     pub(crate) fn schedule_probe(&mut self) {
         let tcb = &*self.tcb;
         if !tcb.has(flag::SACK)
+            || !self.env.globals.sysctls.probes_tails()
             || tcb.recovery > recovery::REDUCING
             || tcb.in_flight() == 0
             || tcb.rtx_kind == timer::REORDERING

@@ -233,7 +233,7 @@ impl Conn<'_, '_> {
 
     /// Notes a range that arrived twice, to be reported once.
     pub(crate) fn duplicate(&mut self, start: u64, end: u64, counter: Counter) {
-        if self.tcb.has(flag::SACK) {
+        if self.tcb.has(flag::SACK) && self.env.globals.sysctls.dsack != 0 {
             let irs = self.tcb.irs;
             self.tcb.dsack = [seq::to_wire(irs, start).0, seq::to_wire(irs, end).0];
             self.env.count(counter);
@@ -310,7 +310,9 @@ impl Conn<'_, '_> {
         if !self.tcb.state().receives() || arrival.urgent == 0 {
             return;
         }
-        let pointer = start + u64::from(arrival.urgent);
+        // Linux's tcp_stdurg: the letter of RFC 961 names the urgent byte itself.
+        let named = u64::from(self.env.globals.sysctls.stdurg != 0);
+        let pointer = start + u64::from(arrival.urgent) + named;
         if pointer > self.tcb.rcv_up.max(self.tcb.rcv_read) {
             self.tcb.rcv_up = pointer;
             self.changed(change::URGENT);

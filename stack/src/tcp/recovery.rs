@@ -6,7 +6,6 @@ use super::block::{Tcb, flag, recovery};
 use super::delivery::Delivery;
 use super::emit::stamp;
 use super::flights::bit;
-use super::rack::DUP_THRESH;
 use super::segment::Arrival;
 use super::sender::fact;
 use super::{Conn, seq};
@@ -219,9 +218,10 @@ impl Conn<'_, '_> {
         }
         let sack = self.tcb.has(flag::SACK);
         let una = self.tcb.snd_una;
+        let threshold = self.env.globals.sysctls.reordering;
         let sender = self.sender();
         // RFC 6582 section 3.2 step 2: not again for what an earlier episode has already covered.
-        let duplicates = !sack && sender.dup_acks >= DUP_THRESH && una >= sender.recover;
+        let duplicates = !sack && u32::from(sender.dup_acks) >= threshold && una >= sender.recover;
         if sender.queue.lost > 0 || duplicates {
             self.enter_fast();
         } else if self.tcb.recovery == recovery::OPEN {
@@ -398,6 +398,7 @@ impl Conn<'_, '_> {
         }
         let (nxt, sack) = (self.tcb.snd_nxt, self.tcb.has(flag::SACK));
         let (now, window) = (self.now.as_micros(), u64::from(self.tcb.srtt) / 4);
+        let frto = self.env.globals.sysctls.frto != 0;
         let (mut pool, sender) = self.flights();
         let late = u64::from(sender.rack_rtt) + window;
         // What was sent within the last round trip may be on its way.
@@ -406,7 +407,7 @@ impl Conn<'_, '_> {
         sender.recover = nxt;
         sender.probe_end = 0;
         sender.dup_acks = 0;
-        if sack && first {
+        if sack && first && frto {
             sender.facts |= fact::FRTO;
         }
         self.tcb.recovery = recovery::LOSS;

@@ -1,6 +1,5 @@
 //! Segments that belong to no control block: answers to strangers, SYN,ACK of a half-open request, ACK of TIME-WAIT.
 
-use super::block::Settings;
 use super::segment::Arrival;
 use crate::api::{AddressMode, Host};
 use crate::counters::Counter;
@@ -91,7 +90,8 @@ pub(crate) fn reset<H: Host>(
         (SeqNumber(0), arrival.seq + arrival.sequence_len(), TcpFlags::RST | TcpFlags::ACK)
     };
     let options = TcpOptions::default();
-    let bare = Bare { flow, seq, ack, flags, window: 0, options, ttl: Settings::TTL, tos: 0 };
+    let ttl = env.globals.sysctls.ttl();
+    let bare = Bare { flow, seq, ack, flags, window: 0, options, ttl, tos: 0 };
     if send(env, host, now, &bare).is_ok() {
         env.count(Counter::TcpOutRsts);
     }

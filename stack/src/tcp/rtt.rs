@@ -3,23 +3,39 @@
 
 use super::block::Tcb;
 use super::sender::Sender;
+use crate::sysctl::Sysctls;
 use crate::time::Instant;
 
 /// RFC 6298 section 2.1. Microseconds, as everything here.
 pub(crate) const INITIAL_RTO: u32 = 1_000_000;
-/// Linux's TCP_RTO_MIN: four times the variation counts as at least this, so that a peer's delayed ACK (40 ms there,
-/// up to 200 ms elsewhere) causes no timeout.
-pub(crate) const MIN_VARIATION: u32 = 200_000;
-/// Linux's TCP_RTO_MAX.
-pub(crate) const MAX_RTO: u32 = 120_000_000;
+/// Linux's TCP_RTO_MIN, where nobody can set it.
+pub(crate) const USUAL_MIN: u32 = 200_000;
 /// Longer samples are clock trouble, not round trips.
 const MAX_SAMPLE: u64 = 60_000_000;
-/// Linux's tcp_min_rtt_wlen: the least round trip of so many seconds counts.
-const MIN_RTT_LIFETIME: u32 = 300;
 
-/// The timeout after `retries` in a row (RFC 6298 section 5.5).
-pub(crate) fn backed_off(rto: u32, retries: u8) -> u64 {
-    (u64::from(rto) << retries.min(16)).min(u64::from(MAX_RTO))
+/// Between what the timeout lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RtoBounds {
+    /// Linux's tcp_rto_min_us: four times the variation counts as at least this, so that a peer's delayed ACK (40 ms there,
+    /// up to 200 ms elsewhere) causes no timeout.
+    pub(crate) min: u32,
+    /// Linux's tcp_rto_max_ms, in microseconds.
+    pub(crate) max: u32,
+}
+
+impl RtoBounds {
+    /// The timeout after `retries` in a row (RFC 6298 section 5.5).
+    pub(crate) fn backed_off(self, rto: u32, retries: u8) -> u64 {
+        (u64::from(rto) << retries.min(16)).min(u64::from(self.max))
+    }
+
+    /// How long `retries` timeouts take that begin at Linux's TCP_RTO_MIN and double (Linux: tcp_model_timeout).
+    pub(crate) fn patience(self, retries: u32) -> u64 {
+        let (base, most) = (u64::from(USUAL_MIN), u64::from(self.max));
+        let doublings = (most / base).max(1).ilog2();
+        let doubled = ((2 << retries.min(doublings)) - 1) * base;
+        doubled + u64::from(retries.saturating_sub(doublings)) * most
+    }
 }
 
 /// What an estimate consists of, as one value.
@@ -35,8 +51,8 @@ struct Estimate {
 
 impl Estimate {
     /// RFC 6298 section 2.2.
-    fn first(sample: u32) -> Self {
-        let margin = (2 * sample).max(MIN_VARIATION);
+    fn first(sample: u32, bounds: RtoBounds) -> Self {
+        let margin = (2 * sample).max(bounds.min);
         Self { srtt: sample.max(1), variation: sample / 2, most: margin, margin }
     }
 
@@ -58,56 +74,59 @@ impl Estimate {
     }
 
     /// A round trip is over.
-    fn end_round(&mut self) {
+    fn end_round(&mut self, bounds: RtoBounds) {
         if self.most < self.margin {
             self.margin -= (self.margin - self.most) / 4;
         }
-        self.most = MIN_VARIATION;
+        self.most = bounds.min;
     }
 
-    fn rto(&self) -> u32 {
-        self.srtt.saturating_add(self.margin.max(MIN_VARIATION)).min(MAX_RTO)
+    fn rto(&self, bounds: RtoBounds) -> u32 {
+        self.srtt.saturating_add(self.margin.max(bounds.min)).min(bounds.max)
     }
 }
 
 impl Tcb {
     /// Takes a sample in microseconds, of a connection that has not begun to send.
-    pub(crate) fn sample_first_rtt(&mut self, now: Instant, sample: u64) {
+    pub(crate) fn sample_first_rtt(&mut self, sysctls: &Sysctls, now: Instant, sample: u64) {
         let sample = sample.clamp(1, MAX_SAMPLE) as u32;
-        let estimate = Estimate::first(sample);
-        (self.srtt, self.rttvar, self.rto) = (estimate.srtt, estimate.variation, estimate.rto());
-        self.note_min_rtt(now, sample);
+        let bounds = sysctls.rto();
+        let estimate = Estimate::first(sample, bounds);
+        (self.srtt, self.rttvar, self.rto) = (estimate.srtt, estimate.variation, estimate.rto(bounds));
+        self.note_min_rtt(now, sample, sysctls.min_rtt_wlen);
     }
 
     /// Takes a sample in microseconds.
-    pub(crate) fn sample_rtt(&mut self, sender: &mut Sender, now: Instant, sample: u64) {
+    pub(crate) fn sample_rtt(&mut self, sender: &mut Sender, sysctls: &Sysctls, now: Instant, sample: u64) {
         let sample = sample.clamp(1, MAX_SAMPLE) as u32;
+        let bounds = sysctls.rto();
         let estimate = if self.srtt == 0 {
             sender.rtt_round = self.snd_nxt;
-            Estimate::first(sample)
+            Estimate::first(sample, bounds)
         } else {
             let known = Estimate {
                 srtt: self.srtt,
                 variation: self.rttvar,
                 most: sender.deviation_most,
                 // A sending half that is new begins with what the variation says.
-                margin: sender.margin.max(self.rttvar.saturating_mul(4)).max(MIN_VARIATION),
+                margin: sender.margin.max(self.rttvar.saturating_mul(4)).max(bounds.min),
             };
             let mut next = known.next(sample);
             if self.snd_una >= sender.rtt_round {
-                next.end_round();
+                next.end_round(bounds);
                 sender.rtt_round = self.snd_nxt;
             }
             next
         };
-        (self.srtt, self.rttvar, self.rto) = (estimate.srtt, estimate.variation, estimate.rto());
+        (self.srtt, self.rttvar, self.rto) = (estimate.srtt, estimate.variation, estimate.rto(bounds));
         (sender.deviation_most, sender.margin) = (estimate.most, estimate.margin);
-        self.note_min_rtt(now, sample);
+        self.note_min_rtt(now, sample, sysctls.min_rtt_wlen);
     }
 
-    fn note_min_rtt(&mut self, now: Instant, sample: u32) {
+    /// `lifetime`: seconds for which the least one counts.
+    fn note_min_rtt(&mut self, now: Instant, sample: u32, lifetime: u32) {
         let seconds = super::emit::seconds(now);
-        let stale = seconds.wrapping_sub(self.min_rtt_at) > MIN_RTT_LIFETIME;
+        let stale = seconds.wrapping_sub(self.min_rtt_at) > lifetime;
         if self.min_rtt == 0 || sample <= self.min_rtt || stale {
             self.min_rtt = sample;
             self.min_rtt_at = seconds;
@@ -119,32 +138,34 @@ impl Tcb {
 mod tests {
     use super::*;
 
+    const BOUNDS: RtoBounds = RtoBounds { min: USUAL_MIN, max: 120_000_000 };
+
     #[test]
     fn the_first_sample_sets_both() {
         // RFC 6298 section 2.2: SRTT = R, RTTVAR = R/2, RTO = SRTT + 4 * RTTVAR.
-        let first = Estimate::first(200_000);
-        assert_eq!((first.srtt, first.variation, first.rto()), (200_000, 100_000, 600_000));
+        let first = Estimate::first(200_000, BOUNDS);
+        assert_eq!((first.srtt, first.variation, first.rto(BOUNDS)), (200_000, 100_000, 600_000));
     }
 
     #[test]
     fn steady_samples_bring_the_timeout_to_its_floor() {
-        let mut at = Estimate::first(80_000);
+        let mut at = Estimate::first(80_000, BOUNDS);
         for _ in 0..100 {
             at = at.next(80_000);
-            at.end_round();
+            at.end_round(BOUNDS);
         }
         assert!((79_000..=80_000).contains(&at.srtt), "{at:?}");
-        assert!(at.rto() < 80_000 + MIN_VARIATION + 1_000, "{at:?}");
+        assert!(at.rto(BOUNDS) < 80_000 + USUAL_MIN + 1_000, "{at:?}");
     }
 
     #[test]
     fn a_jump_widens_the_margin_at_once_and_a_drop_hardly() {
-        let mut up = Estimate::first(100_000);
+        let mut up = Estimate::first(100_000, BOUNDS);
         let mut down = up;
         for _ in 0..100 {
             (up, down) = (up.next(100_000), down.next(100_000));
-            up.end_round();
-            down.end_round();
+            up.end_round(BOUNDS);
+            down.end_round(BOUNDS);
         }
         let before = up.margin;
         up = up.next(900_000);
@@ -155,9 +176,17 @@ mod tests {
 
     #[test]
     fn backing_off_doubles_up_to_two_minutes() {
-        assert_eq!(backed_off(200_000, 0), 200_000);
-        assert_eq!(backed_off(200_000, 3), 1_600_000);
-        assert_eq!(backed_off(200_000, 15), u64::from(MAX_RTO));
-        assert_eq!(backed_off(u32::MAX, 255), u64::from(MAX_RTO));
+        assert_eq!(BOUNDS.backed_off(200_000, 0), 200_000);
+        assert_eq!(BOUNDS.backed_off(200_000, 3), 1_600_000);
+        assert_eq!(BOUNDS.backed_off(200_000, 15), 120_000_000);
+        assert_eq!(BOUNDS.backed_off(u32::MAX, 255), 120_000_000);
+    }
+
+    #[test]
+    fn fifteen_retries_take_fifteen_minutes() {
+        // Linux's documentation of tcp_retries2: 924.6 seconds.
+        assert_eq!(BOUNDS.patience(15), 924_600_000);
+        assert_eq!(BOUNDS.patience(0), 200_000);
+        assert_eq!(RtoBounds { min: USUAL_MIN, max: 1_000_000 }.patience(4), 1_400_000 + 2_000_000);
     }
 }

@@ -2,19 +2,18 @@
 //! them or before, and is armed again lazily, so that a segment that moves a deadline touches no list.
 
 use super::block::{NEVER, flag, setting, timer};
-use super::input::FIN_TIMEOUT;
 use super::state::State;
 use super::{Conn, rtt};
 use crate::api::{CloseReason, Host};
 use crate::counters::Counter;
 use crate::time::Instant;
 
-/// Linux's tcp_retries2 of 15, as RFC 9293 section 3.8.3 (R2) measures it: the time that 15 timeouts from 200 ms take.
-const GIVE_UP: u64 = 924_600_000;
-/// Linux's tcp_orphan_retries as it works out: an orphan gets fewer.
-const ORPHAN_RETRIES: u8 = 8;
-/// Linux's tcp_synack_retries, for simultaneous opens.
-pub(crate) const SYN_ACK_RETRIES: u8 = 5;
+/// Linux's tcp_orphan_retries of 0 as it works out: an orphan gets fewer.
+const ORPHAN_RETRIES: u32 = 8;
+/// Linux's TCP_THIN_LINEAR_RETRIES: timeouts that do not double where few segments are in flight.
+const THIN_RETRIES: u8 = 6;
+/// Linux's tcp_stream_is_thin: fewer segments than these.
+const THIN: u64 = 4;
 
 impl Conn<'_, '_> {
     /// Makes sure that the wheel fires when the earliest deadline has come.
@@ -69,19 +68,24 @@ impl Conn<'_, '_> {
     }
 
     fn handshake_timeout<H: Host>(&mut self, host: &mut H) {
-        let most = match self.tcb.state() {
-            State::SynSent => self.tcb.settings.syn_retries,
-            _ => SYN_ACK_RETRIES,
+        let sysctls = &self.env.globals.sysctls;
+        // The second of each: retries that do not double the timeout.
+        let (doubling, linear) = match self.tcb.state() {
+            State::SynSent => (self.tcb.settings.syn_retries(sysctls), sysctls.syn_linear_timeouts),
+            _ => (sysctls.synack_retries.into(), 0),
         };
+        let most = doubling + u64::from(linear);
+        let bounds = sysctls.rto();
         let since_open = self.now.since(self.tcb.sent_at).as_micros();
-        if self.tcb.retries >= most || self.user_timeout_passed(since_open) {
+        if u64::from(self.tcb.retries) >= most || self.user_timeout_passed(since_open) {
             self.env.count(Counter::TcpAttemptFails);
             self.give_up();
             return;
         }
         let tcb = &mut *self.tcb;
-        tcb.retries += 1;
-        tcb.rtx_at = self.now.as_micros() + rtt::backed_off(rtt::INITIAL_RTO, tcb.retries);
+        tcb.retries = tcb.retries.saturating_add(1);
+        let doublings = tcb.retries.saturating_sub(linear.min(255) as u8);
+        tcb.rtx_at = self.now.as_micros() + bounds.backed_off(rtt::INITIAL_RTO, doublings);
         self.env.count(Counter::TcpExtTCPTimeouts);
         self.env.count(Counter::TcpExtTCPSynRetrans);
         self.env.count(Counter::TcpRetransSegs);
@@ -120,17 +124,27 @@ impl Conn<'_, '_> {
             self.tcb.stalled_at = self.now;
         }
         self.tcb.retries = self.tcb.retries.saturating_add(1);
-        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled).max(u64::from(rtt::MIN_VARIATION));
+        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled).max(self.env.globals.sysctls.rto_min_us.into());
         self.probe(host);
     }
 
     /// The next timeout, not beyond TCP_USER_TIMEOUT.
     fn patience(&self, stalled: u64) -> u64 {
-        let span = rtt::backed_off(self.tcb.rto, self.tcb.retries);
+        let doublings = if self.thin() { self.tcb.retries.saturating_sub(THIN_RETRIES) } else { self.tcb.retries };
+        let span = self.env.globals.sysctls.rto().backed_off(self.tcb.rto, doublings);
         match u64::from(self.tcb.settings.user_timeout_ms) * 1_000 {
             0 => span,
             limit => span.min(limit.saturating_sub(stalled).max(1_000)),
         }
+    }
+
+    /// Linux's tcp_thin_linear_timeouts: so few segments are in flight that no duplicate ACKs can come.
+    fn thin(&self) -> bool {
+        self.env.globals.sysctls.thin_linear_timeouts != 0
+            && self.tcb.state() == State::Established
+            && self.tcb.in_flight() > 0
+            && self.tcb.in_flight() <= (THIN - 1) * u64::from(self.tcb.mss)
+            && self.tcb.ssthresh != u32::MAX
     }
 
     /// Whether the peer has been silent for too long.
@@ -138,14 +152,17 @@ impl Conn<'_, '_> {
         if self.tcb.settings.user_timeout_ms > 0 {
             return self.user_timeout_passed(stalled);
         }
+        let sysctls = &self.env.globals.sysctls;
+        let bounds = sysctls.rto();
         if !self.tcb.has(flag::ORPHAN) {
-            return stalled >= GIVE_UP;
+            return stalled >= bounds.patience(sysctls.retries2);
         }
+        let most = if sysctls.orphan_retries == 0 { ORPHAN_RETRIES } else { sysctls.orphan_retries };
         if self.tcb.in_flight() > 0 {
-            return self.tcb.retries >= ORPHAN_RETRIES;
+            return u32::from(self.tcb.retries) >= most;
         }
         // A closed window: even a peer that answers is not waited for longer than the backoff takes to its maximum.
-        rtt::backed_off(self.tcb.rto, self.tcb.retries) >= u64::from(rtt::MAX_RTO)
+        bounds.backed_off(self.tcb.rto, self.tcb.retries) >= u64::from(bounds.max)
     }
 
     fn user_timeout_passed(&self, stalled: u64) -> bool {
@@ -165,12 +182,13 @@ impl Conn<'_, '_> {
     /// Starts keepalive (RFC 9293 section 3.8.4), or the end of an orphan in FIN-WAIT-2.
     pub(crate) fn start_idle_timer(&mut self) {
         let tcb = &mut *self.tcb;
+        let sysctls = &self.env.globals.sysctls;
         let now = self.now.as_micros();
         if tcb.state() == State::FinWait2 && tcb.has(flag::ORPHAN) {
-            tcb.idle_at = now + FIN_TIMEOUT;
+            tcb.idle_at = now + u64::from(sysctls.fin_timeout) * 1_000_000;
         } else if tcb.settings.has(setting::KEEPALIVE) && tcb.state().synchronised() {
             // Not in the past, where the peer has been silent for longer than a limit that was set just now.
-            tcb.idle_at = (tcb.heard_at.as_micros() + u64::from(tcb.settings.keep_idle_ms) * 1_000).max(now);
+            tcb.idle_at = (tcb.heard_at.as_micros() + tcb.settings.keep_idle(sysctls)).max(now);
         } else {
             tcb.idle_at = NEVER;
         }
@@ -187,8 +205,9 @@ impl Conn<'_, '_> {
         }
         let now = self.now.as_micros();
         let silent = self.now.since(self.tcb.heard_at).as_micros();
-        let (idle, interval) =
-            (u64::from(self.tcb.settings.keep_idle_ms) * 1_000, u64::from(self.tcb.settings.keep_interval_ms) * 1_000);
+        let (settings, sysctls) = (&self.tcb.settings, &self.env.globals.sysctls);
+        let (idle, interval) = (settings.keep_idle(sysctls), settings.keep_interval(sysctls));
+        let most = settings.keep_count(sysctls);
         if self.tcb.in_flight() > 0 || self.tcb.snd_end > self.tcb.snd_nxt {
             // The retransmission or probe timer watches the peer.
             self.tcb.idle_at = now + idle.max(1_000);
@@ -199,7 +218,7 @@ impl Conn<'_, '_> {
             return;
         }
         let dead = match u64::from(self.tcb.settings.user_timeout_ms) * 1_000 {
-            0 => self.tcb.keep_probes >= self.tcb.settings.keep_count,
+            0 => u64::from(self.tcb.keep_probes) >= most,
             limit => silent >= limit && self.tcb.keep_probes > 0,
         };
         if dead {

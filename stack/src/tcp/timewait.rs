@@ -1,8 +1,8 @@
 //! TIME-WAIT (RFC 9293 section 3.10.7.4): a small record that answers what is left in the network, and lets a new
-//! connection of the same 4-tuple in when it is certain to be new (RFC 6191), and never ends early because of a RST
-//! (RFC 1337).
+//! connection of the same 4-tuple in when it is certain to be new (RFC 6191), and may end early because of a RST (RFC 1337
+//! says why not to; Linux lets the administrator choose).
 
-use super::block::{Settings, Tcb, TimeWait, flag};
+use super::block::{Tcb, TimeWait, flag};
 use super::challenge;
 use super::emit::{seconds, stamp};
 use super::reply::{self, Bare};
@@ -11,6 +11,7 @@ use super::seq;
 use crate::api::Host;
 use crate::counters::Counter;
 use crate::env::Env;
+use crate::sysctl::Sysctls;
 use crate::time::Instant;
 use crate::wire::{SeqNumber, TcpFlags, TcpOptions, Timestamps};
 
@@ -24,6 +25,8 @@ const ISN_GAP: u32 = 65_537;
 pub(crate) enum Verdict {
     /// Dealt with; the record stays.
     Stays,
+    /// Linux without tcp_rfc1337: a RST in order ends it.
+    Ends,
     /// A new connection: the record goes, and its ISN has to be at least this.
     Reopens { isn: u32 },
 }
@@ -63,8 +66,9 @@ impl TimeWait {
         let newer = stamps.is_some_and(|stamps| (stamps.value.wrapping_sub(self.ts_recent) as i32) > 0);
         let outdated = stamps.is_some_and(|stamps| (self.ts_recent.wrapping_sub(stamps.value) as i32) > 0);
         if arrival.flags.rst() {
-            // RFC 1337: a RST in TIME-WAIT is ignored.
-            return Verdict::Stays;
+            // RFC 1337: it may be an old one, and what it would end protects whoever comes next.
+            let believed = env.globals.sysctls.rfc1337 == 0 && arrival.seq == rcv_nxt && !outdated;
+            return if believed { Verdict::Ends } else { Verdict::Stays };
         }
         if arrival.flags.syn() && !arrival.flags.ack() && !outdated && (newer || arrival.seq.after(rcv_nxt)) {
             // RFC 6191 section 2; RFC 9293 MAY-2.
@@ -85,7 +89,7 @@ impl TimeWait {
         if arrival.flags.fin() && !arrival.flags.syn() && !outdated {
             // The peer repeats its FIN: our ACK was lost, so the wait starts again.
             self.ends_at = now.as_micros() + LIFETIME;
-        } else if !challenge::may_answer(&mut self.oow_ms, now) {
+        } else if !challenge::may_answer(&mut self.oow_ms, now, env.globals.sysctls.invalid_ratelimit) {
             env.count(Counter::TcpExtTCPACKSkippedTimeWait);
             return Verdict::Stays;
         }
@@ -93,11 +97,12 @@ impl TimeWait {
         Verdict::Stays
     }
 
-    /// Whether a connection that we open may take this 4-tuple over (Linux's tcp_tw_reuse): the peer's timestamps let
-    /// it tell old from new once a second has passed.
-    pub(crate) fn reusable(&self, now: Instant) -> Option<u32> {
-        let waited = seconds(now).wrapping_sub(self.ts_recent_at);
-        (self.timestamps != 0 && waited > 1).then(|| self.snd_nxt.wrapping_add(ISN_GAP).max(1))
+    /// Whether a connection that we open may take this 4-tuple over (Linux's tcp_tw_reuse, tcp_tw_reuse_delay): the peer's
+    /// timestamps let it tell old from new once some time has passed.
+    pub(crate) fn reusable(&self, sysctls: &Sysctls, now: Instant) -> Option<u32> {
+        let waited = (now.as_micros() + LIFETIME).saturating_sub(self.ends_at);
+        let late = waited > u64::from(sysctls.tw_reuse_delay) * 1_000;
+        (sysctls.tw_reuse == 1 && self.timestamps != 0 && late).then(|| self.snd_nxt.wrapping_add(ISN_GAP).max(1))
     }
 
     fn acknowledge<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant) {
@@ -110,7 +115,7 @@ impl TimeWait {
             flags: TcpFlags::ACK,
             window: self.window,
             options,
-            ttl: if self.ttl == 0 { Settings::TTL } else { self.ttl },
+            ttl: if self.ttl == 0 { env.globals.sysctls.ttl() } else { self.ttl },
             tos: self.tos,
         };
         // Lost like any other ACK when it cannot be sent: the peer repeats what it answers.

@@ -56,6 +56,7 @@ fn a_small_mss_is_obeyed_and_an_absurd_one_raised() {
 #[test]
 fn syn_is_repeated_with_backoff_and_then_given_up() {
     let mut script = Script::new();
+    script.stack.set_sysctls(&Sysctls { syn_linear_timeouts: 0, ..Sysctls::LINUX });
     script.connect(&SocketOptions { syn_retries: Some(2), ..SocketOptions::default() });
     script.next();
     for wait in [1_000_000u64, 2_000_000] {

@@ -128,3 +128,21 @@ fn a_soft_error_is_told_once_and_becomes_the_reason_when_all_fails() {
     script.pass(10_000_000);
     assert_eq!(script.closed(), Some(CloseReason::Unreachable(113)));
 }
+
+#[test]
+fn how_far_a_router_is_believed_is_the_settings() {
+    let mtu = |mode: u32, least: u32, told: u16| {
+        let mut script = Script::accepted(plain(), &SocketOptions::default());
+        let sysctls = Sysctls { ip_no_pmtu_disc: mode, min_pmtu: least, ..Sysctls::LINUX };
+        script.stack.set_sysctls(&sysctls);
+        script.write(3_000);
+        let embedded = original(&script, 1);
+        deliver(&mut script, &Icmpv4Repr::FragmentationNeeded { mtu: told, embedded: &embedded });
+        script.info().pmtu
+    };
+    assert_eq!(mtu(0, 552, 1000), 1000);
+    assert_eq!(mtu(0, 1200, 1000), 1200);
+    assert_eq!(mtu(1, 552, 1000), 552, "that it is too large, not how large it may be");
+    assert_eq!(mtu(2, 552, 1000), 1500, "nothing");
+    assert_eq!(mtu(3, 552, 1000), 1000);
+}

@@ -11,6 +11,7 @@ mod receive;
 mod recovery;
 mod send;
 mod survival;
+mod sysctl;
 mod timers;
 mod timewait;
 mod transfer;

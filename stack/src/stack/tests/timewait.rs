@@ -31,6 +31,7 @@ fn it_acknowledges_a_repeated_fin_and_waits_anew() {
 #[test]
 fn a_reset_does_not_assassinate_it() {
     let mut script = waiting(plain());
+    script.stack.set_sysctls(&Sysctls { rfc1337: 1, ..Sysctls::LINUX });
     script.inject(R, 2, 0, &[]);
     assert_eq!(script.stack.usage().time_waits, 1);
     script.expect_nothing();
