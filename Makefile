@@ -3,6 +3,7 @@
 #   make demo    unmodified programs over Persona against the host's kernel, in two namespaces
 #   make test    all tests, with what each stage took
 #   make bench   criterion's benches, the end-to-end measurements, instruction counts; QUICK=1 for a short look
+#   make bench-tcp  TCP over emulated paths beside the host kernel, 30 minutes; QUICK=1 for two, POINT="dsl" for one path
 #   make apps    end-to-end tests with real programs alone
 #   make soak    the long versions: SEEDS=n seeds of the simulation, the full matrix
 #   make fuzz    fuzzes the stack for TIME seconds per target
@@ -23,7 +24,7 @@ tests := $(cargo) test --workspace --no-fail-fast
 sources = $(wildcard $(patsubst %,%/tests/*.rs,$(1)) $(patsubst %,%/tests/*/main.rs,$(1)))
 of = $(addprefix --test ,$(sort $(notdir $(basename $(patsubst %/main.rs,%,$(call sources,$(1)))))))
 
-.PHONY: all demo test bench apps soak fuzz fmt lint install build release lint-stages test-stages clean
+.PHONY: all demo test bench bench-tcp apps soak fuzz fmt lint install build release lint-stages test-stages clean
 
 all: build
 
@@ -69,6 +70,10 @@ bench: install release
 	target/release/endtoend $(quick) target/bench
 	target/release/scale $(if $(QUICK),100 10000)
 	target/release/counts
+
+bench-tcp: install
+	$(cargo) build --release --workspace
+	target/release/bench-tcp $(quick) $(if $(POINT),--point "$(POINT)") target/bench
 
 # SEEDS simulated connections of each family from seed FROM on, then everything that is ignored for its length.
 soak: install

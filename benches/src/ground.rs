@@ -30,6 +30,11 @@ pub fn handle_interrupts() -> Result<()> {
     Ok(())
 }
 
+/// Whether the run is to end.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 extern "C" fn on_interrupt(_: libc::c_int) {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
@@ -221,7 +226,7 @@ pub fn minimal(topology: &Topology, ring: &str, kind: &str, milliseconds: u64) -
 }
 
 fn run(topology: &Topology, side: Side<'_>, program: &[&str], milliseconds: u64) -> Result<Value> {
-    if INTERRUPTED.load(Ordering::Relaxed) {
+    if interrupted() {
         bail!("interrupted");
     }
     let finished = topology.succeed(side, program, milliseconds / 1000 + PATIENCE)?;

@@ -121,11 +121,11 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Writes `endtoend.csv` and `endtoend.svg` into `directory`.
-pub fn write(directory: &Path, figures: &[Figure]) -> Result<()> {
+/// Writes `NAME.csv` and `NAME.svg` into `directory`.
+pub fn write(directory: &Path, name: &str, figures: &[Figure]) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    for (name, text) in [("endtoend.csv", csv(figures)), ("endtoend.svg", svg(figures))] {
-        let path = directory.join(name);
+    for (ending, text) in [("csv", csv(figures)), ("svg", svg(figures))] {
+        let path = directory.join(format!("{name}.{ending}"));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())

@@ -67,7 +67,7 @@ fn run() -> Result<()> {
              wait for each other. Repeat on a quiet machine."
         );
     }
-    report::write(&directory, &figures)?;
+    report::write(&directory, "endtoend", &figures)?;
     println!("samples and picture: {}/endtoend.csv, endtoend.svg", directory.display());
     outcome
 }

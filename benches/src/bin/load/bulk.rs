@@ -1,6 +1,6 @@
 //! As many bytes as go through in a time, in one direction, over one connection or several at once.
 
-use crate::{Outcome, choose_congestion_control, open};
+use crate::{CONGESTION_CONTROL, Outcome, choose_congestion_control, open};
 use persona_benches::machine;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,7 +19,7 @@ pub enum Direction {
 pub fn measure(address: &str, time: Duration, connections: usize, direction: Direction) -> Outcome<()> {
     let streams: Vec<TcpStream> = (0..connections).map(|_| open(address)).collect::<Outcome<_>>()?;
     for stream in &streams {
-        choose_congestion_control(stream)?;
+        choose_congestion_control(stream, CONGESTION_CONTROL)?;
     }
     let (busy, started) = (machine::busy_seconds()?, Instant::now());
     let bytes: u64 = std::thread::scope(|scope| {

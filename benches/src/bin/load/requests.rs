@@ -32,7 +32,7 @@ impl Readable {
     }
 
     /// Numbers of what can be read, after at most `wait` milliseconds (-1: whenever).
-    fn wait(&self, wait: i32) -> io::Result<impl Iterator<Item = u64> + use<>> {
+    pub fn wait(&self, wait: i32) -> io::Result<impl Iterator<Item = u64> + use<>> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         // SAFETY: room for as many events as are said.
         let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), EVENTS as i32, wait) };

@@ -53,6 +53,7 @@ fn long(mut stream: TcpStream, kind: u8) -> Outcome<()> {
             stream.read_exact(&mut time)?;
             pour(&mut stream, Duration::from_millis(u64::from_le_bytes(time)))?;
         }
+        b'f' => crate::flow::take(stream)?,
         b'e' => {
             let mut message = [0; MESSAGE];
             loop {
