@@ -60,8 +60,8 @@ impl IcmpError {
         }
     }
 
-    /// Whether it ends a connection that is being opened. An established one is ended by none of them (RFC 5927
-    /// section 5.2, and Linux without IP_RECVERR).
+    /// Whether it ends a request of a peer's (RFC 9293 section 3.9.2.2). An attempt of ours is ended by each, an established
+    /// connection by none (RFC 5927 section 5.2, and Linux without IP_RECVERR).
     pub const fn is_hard(self) -> bool {
         match self {
             Self::Unreachable { code } => !matches!(

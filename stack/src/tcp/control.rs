@@ -52,7 +52,11 @@ impl Settings {
 impl Conn<'_, '_> {
     pub(crate) fn set_options<H: Host>(&mut self, host: &mut H, options: &SocketOptions) {
         let old = self.tcb.settings;
-        let new = Settings::new(options);
+        let mut new = Settings::new(options);
+        if self.tcb.state().synchronised() {
+            // As on Linux, TCP_MAXSEG counts until both sides have announced theirs.
+            new.max_segment = old.max_segment;
+        }
         self.tcb.settings = new;
         // A window that was offered is not taken back: a smaller buffer shows as data is read.
         let grown = if new.has(setting::TUNE_RECEIVE) { self.tcb.rcv_buffer } else { 0 };
@@ -101,8 +105,9 @@ impl Conn<'_, '_> {
             self.shrink_path(host, mtu);
             return;
         }
-        let opening = matches!(self.tcb.state(), State::SynSent | State::SynReceived);
-        if opening && error.is_hard() {
+        // RFC 9293 section 3.9.2.2 would go on for soft errors; RFC 5461 describes what Linux and others do, which applications
+        // with several addresses to try rely on.
+        if matches!(self.tcb.state(), State::SynSent | State::SynReceived) {
             self.unreachable(error.errno());
             return;
         }

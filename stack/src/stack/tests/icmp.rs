@@ -119,12 +119,12 @@ fn a_soft_error_is_told_once_and_becomes_the_reason_when_all_fails() {
         "{events:?}"
     );
 
-    let mut script = Script::new();
-    script.connect(&SocketOptions { syn_retries: Some(1), ..SocketOptions::default() });
+    let options = SocketOptions { user_timeout: Some(Duration::from_secs(3)), ..SocketOptions::default() };
+    let mut script = Script::accepted(plain(), &options);
+    script.write(10);
     script.next();
-    let embedded = original(&script, 0);
+    let embedded = original(&script, 1);
     deliver(&mut script, &Icmpv4Repr::Unreachable { code: icmpv4::unreachable::HOST, embedded: &embedded });
-    assert_eq!(script.info().state, State::SynSent);
     script.pass(10_000_000);
     assert_eq!(script.closed(), Some(CloseReason::Unreachable(113)));
 }
@@ -145,4 +145,16 @@ fn how_far_a_router_is_believed_is_the_settings() {
     assert_eq!(mtu(1, 552, 1000), 552, "that it is too large, not how large it may be");
     assert_eq!(mtu(2, 552, 1000), 1500, "nothing");
     assert_eq!(mtu(3, 552, 1000), 1000);
+}
+
+#[test]
+fn an_open_ends_by_soft_errors_as_well() {
+    for (code, errno) in [(icmpv4::unreachable::HOST, 113), (icmpv4::unreachable::NET, 101)] {
+        let mut script = Script::new();
+        script.connect(&SocketOptions::default());
+        script.next();
+        let embedded = original(&script, 0);
+        deliver(&mut script, &Icmpv4Repr::Unreachable { code, embedded: &embedded });
+        assert_eq!(script.closed(), Some(CloseReason::Unreachable(errno)));
+    }
 }
