@@ -34,10 +34,22 @@ impl Routing {
         self.addresses.iter().any(|(_, own, _)| *own == address)
     }
 
-    /// The source of a connection to `remote`; `None` when no route leads there.
+    /// The last address of a network of ours, which names all of its hosts (RFC 919).
+    fn is_broadcast(&self, remote: IpAddr) -> bool {
+        let IpAddr::V4(remote) = remote else { return false };
+        self.addresses.iter().any(|&(_, own, prefix)| match own {
+            IpAddr::V4(own) if prefix < 31 => remote.to_bits() == own.to_bits() | u32::MAX >> prefix,
+            _ => false,
+        })
+    }
+
+    /// The source of a connection to `remote`; `None` when no route leads there, or to more than one host.
     pub fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
         if self.is_own(remote) {
             return Some(remote);
+        }
+        if self.is_broadcast(remote) {
+            return None;
         }
         let direct = self.addresses.iter().filter(|(_, own, prefix)| same_network(*own, remote, *prefix));
         let direct = direct.map(|&(_, own, prefix)| (prefix, own));
@@ -99,6 +111,9 @@ mod tests {
             assert_eq!(routing.source_for(ip(remote)), Some(ip(source)), "{remote}");
         }
         assert_eq!(routing.source_for(ip("2001:db8::1")), None);
+        assert_eq!(routing.source_for(ip("10.9.0.255")), None);
+        assert_eq!(routing.source_for(ip("192.168.255.255")), None);
+        assert_eq!(routing.source_for(ip("192.168.1.255")), Some(ip("192.168.1.5")));
         routing.remove_address(ip("10.9.0.2"));
         routing.remove_route(&route("0.0.0.0", 0, 0, None));
         assert_eq!(routing.source_for(ip("8.8.8.8")), None);

@@ -122,7 +122,7 @@ impl<'m> Core<'m> {
         if !local.is_ipv4() || !remote.is_ipv4() {
             return Err(Error::FamilyNotSupported);
         }
-        if remote.port() == 0 || remote.ip().is_unspecified() || is_multicast_or_broadcast(remote.ip()) {
+        if remote.ip().is_unspecified() || is_multicast_or_broadcast(remote.ip()) {
             return Err(Error::Invalid);
         }
         let source = (!local.ip().is_unspecified()).then_some(local.ip());
