@@ -28,8 +28,8 @@ layout!(AddressLine, size 64, align 64, family at 0, local_port at 4, remote_por
 layout!(Socket, size 256, align 64, state at 0, cursor at 64, wait at 128, address at 192);
 layout!(Maps, size 2048, align 64, send at 0, receive at 1024);
 layout!(Command, size 64, align 64, op at 0, reply at 2, socket at 4, generation at 8, args at 16);
-layout!(Lane, size 2432, align 64, owner at 0, tail at 4, waiter at 8, head at 64, done at 68, result at 72,
-    reply at 128, commands at 384);
+layout!(Lane, size 2496, align 64, owner at 0, tail at 4, waiter at 8, head at 64, done at 68, result at 72,
+    reply at 128, commands at 448);
 layout!(Attention, size 2240, align 64, raised at 0, sleeping at 64, lanes at 128, summary at 136, sockets at 192);
 layout!(Waitable, size 2176, align 64, sleeping at 0, owner at 4, sleepers at 8, summary at 64, ready at 128);
 layout!(Interest, size 32, align 8, data at 0, events at 8, generation at 12, descriptor at 16, edges at 20);
@@ -43,7 +43,7 @@ const fn page(offset: usize) -> usize {
 
 const ATTENTION: usize = 64 * 1024;
 const LANES_AT: usize = ATTENTION + SHARDS * 2240;
-const FREE_SOCKETS: usize = LANES_AT + SHARDS * LANES * 2432;
+const FREE_SOCKETS: usize = LANES_AT + SHARDS * LANES * 2496;
 const FREE_CHUNKS: usize = FREE_SOCKETS + SOCKETS / 8;
 const FREE_WAITABLES: usize = FREE_CHUNKS + CHUNKS / 8;
 const FREE_LISTENERS: usize = FREE_WAITABLES + WAITABLES / 8;

@@ -11,7 +11,7 @@ pub use geometry::*;
 mod fresh;
 
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PERSONA1");
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// How many there are of each thing.
 #[cfg(not(loom))]
@@ -26,8 +26,8 @@ mod geometry {
     /// Command lanes per shard.
     pub const LANES: usize = 16;
     pub const LANE_COMMANDS: usize = 32;
-    /// Bytes of a reply.
-    pub const REPLY_SIZE: usize = 256;
+    /// Bytes of a reply: a struct tcp_info, the longest, has 280.
+    pub const REPLY_SIZE: usize = 320;
     /// Listeners of a session, and completed connections that one can hold per shard.
     pub const LISTENERS: usize = 128;
     pub const ACCEPT_RING: usize = 1_024;

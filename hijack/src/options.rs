@@ -20,11 +20,18 @@ use crate::{command, real, relay};
 /// Bytes of a value that a command can carry.
 const LONGEST_VALUE: usize = 24;
 
+/// The timeouts' names since Linux 5.1, whose form is the same where a time_t has 64 bits.
+const SO_RCVTIMEO_NEW: c_int = 66;
+const SO_SNDTIMEO_NEW: c_int = 67;
+
 export! {
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int {
         let Some(handle) = Handle::of(fd) else {
             return real::setsockopt(fd, level, name, value, length);
         };
+        if length > c_int::MAX as socklen_t {
+            return answer::<()>(Err(Errno(libc::EINVAL)));
+        }
         if value.is_null() && length > 0 {
             return answer::<()>(Err(Errno(libc::EFAULT)));
         }
@@ -38,6 +45,10 @@ export! {
         };
         if value.is_null() || length.is_null() {
             return answer::<()>(Err(Errno(libc::EFAULT)));
+        }
+        let is_known = matches!(level, libc::SOL_SOCKET | libc::IPPROTO_TCP | libc::IPPROTO_IP);
+        if is_known && *length > c_int::MAX as socklen_t {
+            return answer::<()>(Err(Errno(libc::EINVAL)));
         }
         let mut bytes = [0; REPLY_SIZE];
         match get(&handle, level, name, (*length as usize).min(REPLY_SIZE), &mut bytes) {
@@ -55,8 +66,12 @@ export! {
 pub fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<()> {
     let cursor = handle.socket.cursor;
     match (level, name) {
-        (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => cursor.receive_timeout.store(milliseconds(value)?, Ordering::Release),
-        (libc::SOL_SOCKET, libc::SO_SNDTIMEO) => cursor.send_timeout.store(milliseconds(value)?, Ordering::Release),
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => {
+            cursor.receive_timeout.store(milliseconds(value)?, Ordering::Release);
+        }
+        (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW) => {
+            cursor.send_timeout.store(milliseconds(value)?, Ordering::Release);
+        }
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => {
             let low = integer(value)?;
             cursor.receive_low.store(if low < 0 { i32::MAX as u32 } else { low as u32 }, Ordering::Release);
@@ -69,9 +84,8 @@ pub fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<(
             integer(value)?;
             command::post(handle, op::SET_OPTION, &arguments(level, name, value))?;
         }
-        (libc::IPPROTO_TCP, _) if value.is_empty() => return Err(Errno(libc::EINVAL)),
-        _ if value.len() > LONGEST_VALUE => return Err(Errno(libc::ENOPROTOOPT)),
         _ => {
+            // What does not fit is beyond any value that is taken, as Linux looks at no more than it needs.
             command::ask(handle, op::SET_OPTION, &arguments(level, name, value), &mut [])?;
         }
     }
@@ -79,13 +93,17 @@ pub fn set(handle: &Handle, level: c_int, name: c_int, value: &[u8]) -> Result<(
         // From now on it is what the application wants.
         handle.set_flag(lent(name), false);
     }
-    if handle.is_relayed() && level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) {
+    if handle.is_relayed() && level == libc::SOL_SOCKET && is_timeout(name) {
         relay::set_timeouts(handle);
     }
     if handle.bits() & (state_bits::CONNECTED | state_bits::LISTENING) == 0 {
         remember(handle, level, name, value);
     }
     Ok(())
+}
+
+fn is_timeout(name: c_int) -> bool {
+    matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO | SO_RCVTIMEO_NEW | SO_SNDTIMEO_NEW)
 }
 
 /// The flag that says of an option of SOL_SOCKET that only a listener's return has set it.
@@ -130,14 +148,18 @@ fn get(handle: &Handle, level: c_int, name: c_int, room: usize, bytes: &mut [u8;
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => cursor.receive_low.load(Ordering::Acquire).max(1) as c_int,
         (libc::SOL_SOCKET, libc::SO_OOBINLINE) => c_int::from(handle.has_inline_urgent()),
         (libc::SOL_SOCKET, _) if handle.flags() & lent(name) != 0 => 0,
-        (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => {
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => {
             return put_time(bytes, cursor.receive_timeout.load(Ordering::Acquire));
         }
-        (libc::SOL_SOCKET, libc::SO_SNDTIMEO) => return put_time(bytes, cursor.send_timeout.load(Ordering::Acquire)),
+        (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW) => {
+            return put_time(bytes, cursor.send_timeout.load(Ordering::Acquire));
+        }
         (libc::IPPROTO_IP, _) => {
             let length = ask_for(handle, level, name, room.max(size_of::<c_int>()), bytes)?;
             // As ip(7): a number that fits a byte, in room that is too small for an int, is a byte.
-            let is_byte = bytes[..size_of::<c_int>()] == [bytes[0], 0, 0, 0] && cfg!(target_endian = "little");
+            let is_byte = bytes[..size_of::<c_int>()] == [bytes[0], 0, 0, 0]
+                && cfg!(target_endian = "little")
+                && name != libc::IP_MULTICAST_IF;
             return Ok(if room < size_of::<c_int>() && is_byte { length.min(room).min(1) } else { length.min(room) });
         }
         (libc::SOL_SOCKET | libc::IPPROTO_TCP, _) => return ask_for(handle, level, name, room, bytes),

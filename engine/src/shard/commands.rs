@@ -5,7 +5,7 @@
 
 use super::Shard;
 use super::host::shard_index;
-use super::options::Effect;
+use super::options::{Effect, LONGEST_VALUE, Stage};
 use super::record::{Phase, Record, change_bits, set_bits};
 use super::sessions::owner_of;
 use super::sleep::Token;
@@ -271,7 +271,7 @@ impl Shard<'_> {
 
     fn set_option(&mut self, key: SlotKey, args: &[u64; 6]) -> Outcome {
         let (level, name) = (args[0] as i32, args[1] as i32);
-        let mut bytes = [0u8; 24];
+        let mut bytes = [0u8; LONGEST_VALUE];
         for (place, word) in bytes.chunks_mut(8).zip(&args[3..]) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
@@ -279,7 +279,12 @@ impl Shard<'_> {
         let Some((record, socket)) = self.host.sessions.socket(owner_of(key.session, key.slot)) else {
             return Outcome::Done(-libc::EBADF);
         };
-        let effect = match record.settings.set(level, name, value) {
+        let stage = match record.phase {
+            Phase::Idle | Phase::Failed | Phase::Ended => Stage::Idle,
+            Phase::Listening(_) | Phase::Opening => Stage::Listening,
+            Phase::Connecting | Phase::Connected | Phase::Orphan => Stage::Connection,
+        };
+        let effect = match record.settings.set(level, name, value, stage) {
             Ok(effect) => effect,
             Err(errno) => return Outcome::Done(-errno),
         };

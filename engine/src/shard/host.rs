@@ -328,7 +328,7 @@ impl Host for ShardHost<'_> {
             self.counters.slots_exhausted += 1;
             return Incoming::Refuse;
         };
-        let mut record = Record::new(slot, session.generation(slot), listener.settings);
+        let mut record = Record::new(slot, session.generation(slot), listener.settings.inherited());
         record.phase = Phase::Connected;
         record.connection = Some(open.connection);
         record.local = Some(open.local);

@@ -23,6 +23,7 @@ pub mod report;
 pub mod routing;
 pub mod sessions;
 pub mod sleep;
+pub mod tcp_info;
 
 use crate::clock;
 use crate::mesh::ShardLinks;
