@@ -160,6 +160,8 @@ pub enum ControlMessage {
     Listen {
         key: SlotKey,
         origin: Origin,
+        /// What a socket without a claim binds.
+        local: SocketAddr,
         backlog: u32,
         settings: Box<Settings>,
     },
@@ -175,6 +177,8 @@ pub enum ControlMessage {
     /// A listener's backlog or settings changed.
     Retune {
         key: SlotKey,
+        /// The sender has changed its own.
+        done: bool,
         backlog: Option<u32>,
         settings: Option<Box<Settings>>,
     },

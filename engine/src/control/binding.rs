@@ -9,7 +9,7 @@ use crate::message::{ListenOrder, Origin, ShardMessage, SlotKey};
 use crate::shard::options::Settings;
 use persona_channel::layout::LISTENERS;
 use persona_channel::memory::ListenerIndex;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 /// A listener that shards are being told of.
@@ -98,10 +98,11 @@ impl Control<'_> {
         shard: usize,
         key: SlotKey,
         origin: Origin,
+        local: SocketAddr,
         backlog: u32,
         settings: &Settings,
     ) {
-        match self.prepare_listener(key, settings) {
+        match self.prepare_listener(key, local, settings) {
             Err(errno) => self.links.send(shard, ShardMessage::Listened { key, origin, result: Err(errno) }),
             Ok((local, listener)) => {
                 let ticket = self.ticket();
@@ -116,11 +117,14 @@ impl Control<'_> {
         }
     }
 
-    fn prepare_listener(&mut self, key: SlotKey, settings: &Settings) -> Result<(SocketAddr, ListenerIndex), i32> {
+    fn prepare_listener(
+        &mut self,
+        key: SlotKey,
+        unbound: SocketAddr,
+        settings: &Settings,
+    ) -> Result<(SocketAddr, ListenerIndex), i32> {
         if self.ports.bound(holder(key)).is_none() {
-            // listen() without bind(): any address, a port of the range.
-            let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-            self.bind(key, any, settings.reuse_address, settings.reuse_port)?;
+            self.bind(key, unbound, settings.reuse_address, settings.reuse_port)?;
         }
         let local = self.ports.listen(holder(key)).map_err(|_| libc::EADDRINUSE)?;
         let listener = self.claim_listener(key.session);

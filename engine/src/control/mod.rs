@@ -261,13 +261,13 @@ impl<'a> Control<'a> {
                 let result = self.bind(key, local, reuse_address, reuse_port);
                 self.links.send(shard, ShardMessage::Bound { key, origin, result });
             }
-            ControlMessage::Listen { key, origin, backlog, settings } => {
-                self.open_listener(shard, key, origin, backlog, &settings);
+            ControlMessage::Listen { key, origin, local, backlog, settings } => {
+                self.open_listener(shard, key, origin, local, backlog, &settings);
             }
             ControlMessage::Listening { ticket, result } => self.shard_listens(ticket, result),
             ControlMessage::Unlisten { key, listener } => self.close_listener(shard, key, listener),
-            ControlMessage::Retune { key, backlog, settings } => {
-                for shard in 0..self.links.shards() {
+            ControlMessage::Retune { key, done, backlog, settings } => {
+                for shard in (0..self.links.shards()).filter(|other| !done || *other != shard) {
                     self.links.send(shard, ShardMessage::Retune { key, backlog, settings: settings.clone() });
                 }
             }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names the socket that holds a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,27 +39,55 @@ pub enum Refused {
     Bound,
 }
 
-/// Connections by local port, counted by the shards: a port with live connections is taken for whoever does not reuse
-/// addresses.
-pub struct PortUse(Box<[AtomicU32]>);
+/// Connections by local port, counted by the shards: a port with live connections is taken for whoever does not share it
+/// with every one of them.
+///
+/// A word has three counts of 21 bits: all, those that do not reuse the address, those that do not share the port.
+pub struct PortUse(Box<[AtomicU64]>);
+
+/// A connection as [`PortUse`] counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortUser {
+    pub port: u16,
+    /// SO_REUSEADDR and SO_REUSEPORT of its socket.
+    pub reuse_address: bool,
+    pub reuse_port: bool,
+}
+
+const COUNT_BITS: u32 = 21;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+
+impl PortUser {
+    fn weight(self) -> u64 {
+        1 | u64::from(!self.reuse_address) << COUNT_BITS | u64::from(!self.reuse_port) << (2 * COUNT_BITS)
+    }
+}
 
 impl Default for PortUse {
     fn default() -> Self {
-        Self((0..=u16::MAX).map(|_| AtomicU32::new(0)).collect())
+        Self((0..=u16::MAX).map(|_| AtomicU64::new(0)).collect())
     }
 }
 
 impl PortUse {
-    pub fn begin(&self, port: u16) {
-        self.0[usize::from(port)].fetch_add(1, Ordering::Relaxed);
+    pub fn begin(&self, user: PortUser) {
+        self.0[usize::from(user.port)].fetch_add(user.weight(), Ordering::Relaxed);
     }
 
-    pub fn end(&self, port: u16) {
-        self.0[usize::from(port)].fetch_sub(1, Ordering::Relaxed);
+    pub fn end(&self, user: PortUser) {
+        self.0[usize::from(user.port)].fetch_sub(user.weight(), Ordering::Relaxed);
     }
 
     pub fn is_used(&self, port: u16) -> bool {
         self.0[usize::from(port)].load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a live connection stands against binding its port.
+    fn refuses(&self, port: u16, claim: &Claim) -> bool {
+        let counts = self.0[usize::from(port)].load(Ordering::Relaxed);
+        let all_reuse_address = counts >> COUNT_BITS & COUNT == 0;
+        let all_reuse_port = counts >> (2 * COUNT_BITS) & COUNT == 0;
+        counts != 0 && !(claim.reuse_address && all_reuse_address) && !(claim.reuse_port && all_reuse_port)
     }
 }
 
@@ -86,7 +114,7 @@ impl PortTable {
         }
         let port = match claim.local.port() {
             0 => self.ephemeral_port(&claim, used)?,
-            port if self.conflicts(&claim, port) || used.is_used(port) && !claim.reuse_address => {
+            port if self.conflicts(&claim, port) || used.refuses(port, &claim) => {
                 return Err(Refused::InUse);
             }
             port => port,
@@ -237,20 +265,32 @@ mod tests {
     }
 
     #[test]
-    fn a_port_with_live_connections_is_for_those_who_reuse() {
+    fn a_port_with_live_connections_is_for_those_who_share_it_with_all_of_them() {
         let (mut table, used) = table();
-        used.begin(80);
-        assert_eq!(table.bind(claim(1, "0.0.0.0:80"), &used), Err(Refused::InUse));
-        table.bind(Claim { reuse_address: true, ..claim(1, "0.0.0.0:80") }, &used).unwrap();
-        used.end(80);
-        table.release(Holder { session: 1, slot: 1 });
-        table.bind(claim(2, "0.0.0.0:80"), &used).unwrap();
+        let plain = claim(1, "0.0.0.0:80");
+        let address = Claim { reuse_address: true, ..plain };
+        let port = Claim { reuse_port: true, ..plain };
+        let mut attempt = |claim, used: &PortUse| {
+            let outcome = table.bind(claim, used).is_ok();
+            table.release(claim.holder);
+            outcome
+        };
+        let first = PortUser { port: 80, reuse_address: true, reuse_port: true };
+        used.begin(first);
+        assert_eq!([plain, address, port].map(|claim| attempt(claim, &used)), [false, true, true]);
+        let second = PortUser { reuse_address: false, ..first };
+        used.begin(second);
+        assert_eq!([plain, address, port].map(|claim| attempt(claim, &used)), [false, false, true]);
+        used.end(second);
+        assert!(attempt(address, &used));
+        used.end(first);
+        assert!(!used.is_used(80) && attempt(plain, &used));
     }
 
     #[test]
     fn ephemeral_ports_come_from_the_range_until_it_is_used_up() {
         let (mut table, used) = table();
-        used.begin(40_002);
+        used.begin(PortUser { port: 40_002, reuse_address: false, reuse_port: false });
         let mut ports: Vec<u16> =
             (0..3).map(|slot| table.bind(claim(slot, "0.0.0.0:0"), &used).unwrap().port()).collect();
         ports.sort_unstable();

@@ -61,8 +61,8 @@ impl Shard<'_> {
             record.receive.release(&socket);
         }
         let Some(record) = attached.remove(slot) else { return };
-        if let Some(port) = record.uses_port {
-            self.host.ports_used.end(port);
+        if let Some(user) = record.uses_port {
+            self.host.ports_used.end(user);
         }
         if record.claims_port {
             let key = SlotKey { session, slot, generation: record.generation };

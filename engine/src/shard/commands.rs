@@ -199,6 +199,7 @@ impl Shard<'_> {
         if !local.ip().is_unspecified() && !self.host.routing.is_own(local.ip()) {
             return Outcome::Done(-libc::EADDRNOTAVAIL);
         }
+        record.names_port = local.port() != 0;
         self.links.send_control(ControlMessage::Bind {
             key,
             origin,
@@ -298,7 +299,7 @@ impl Shard<'_> {
             }
             if matches!(phase, Phase::Listening(_) | Phase::Opening) {
                 let settings = Some(Box::new(settings));
-                self.links.send_control(ControlMessage::Retune { key, backlog: None, settings });
+                self.retune_everywhere(key, None, settings);
             }
         }
         Outcome::Done(0)

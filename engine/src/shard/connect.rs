@@ -33,9 +33,6 @@ impl Shard<'_> {
             Phase::Ended | Phase::Orphan => return Outcome::Done(-libc::EINVAL),
         }
         let mut local = record.bound.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
-        if remote.port() == 0 {
-            return Outcome::Done(-libc::EADDRNOTAVAIL);
-        }
         if local.ip().is_unspecified() {
             let Some(source) = self.host.routing.source_for(remote.ip()) else {
                 return Outcome::Done(-libc::ENETUNREACH);
@@ -82,9 +79,10 @@ impl Shard<'_> {
         record.connection = Some(connection);
         record.local = Some(local);
         record.remote = Some(remote);
-        record.uses_port = Some(local.port());
+        let user = record.settings.port_user(local.port());
+        record.uses_port = Some(user);
         record::publish_addresses(&socket, record.local, record.remote);
-        self.host.ports_used.begin(local.port());
+        self.host.ports_used.begin(user);
         Ok(())
     }
 

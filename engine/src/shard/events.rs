@@ -130,8 +130,8 @@ impl Shard<'_> {
             return;
         }
         record.connection = None;
-        if let Some(port) = record.uses_port.take() {
-            self.host.ports_used.end(port);
+        if let Some(user) = record.uses_port.take() {
+            self.host.ports_used.end(user);
         }
         if let (Some(local), Some(remote)) = (record.local, record.remote)
             && self.host.hooks.tracks_flows()

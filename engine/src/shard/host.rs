@@ -333,8 +333,9 @@ impl Host for ShardHost<'_> {
         record.connection = Some(open.connection);
         record.local = Some(open.local);
         record.remote = Some(open.remote);
-        record.uses_port = Some(open.local.port());
-        self.ports_used.begin(open.local.port());
+        let user = record.settings.port_user(open.local.port());
+        record.uses_port = Some(user);
+        self.ports_used.begin(user);
         let socket = view.socket(slot);
         socket.state.shard.store(shard as u32, Ordering::Relaxed);
         socket.state.send_buffer.store(record.settings.send_buffer(), Ordering::Relaxed);
@@ -344,7 +345,7 @@ impl Host for ShardHost<'_> {
         if listener.accept.push(ring, backlog, accepted).is_err() {
             // The family damaged the ring since we looked: its own loss.
             self.counters.accept_full += 1;
-            self.ports_used.end(open.local.port());
+            self.ports_used.end(user);
             session.unsettle(slot, shard);
             return Incoming::Refuse;
         }

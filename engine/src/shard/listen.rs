@@ -14,7 +14,7 @@ use persona_channel::accept::AcceptWriter;
 use persona_channel::layout::state_bits;
 use persona_channel::memory::{ListenerIndex, Slot};
 use persona_stack::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -31,14 +31,20 @@ impl Shard<'_> {
         match record.phase {
             Phase::Idle | Phase::Failed => {}
             Phase::Listening(_) => {
-                self.links.send_control(ControlMessage::Retune { key, backlog: Some(backlog), settings: None });
+                self.retune_everywhere(key, Some(backlog), None);
                 return Outcome::Done(0);
             }
             _ => return Outcome::Done(-libc::EINVAL),
         }
         record.phase = Phase::Opening;
         let settings = Box::new(record.settings);
-        self.links.send_control(ControlMessage::Listen { key, origin, backlog, settings });
+        // A listener that was shut down keeps what bind() has named.
+        let unspecified = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let mut local = record.bound.unwrap_or(unspecified);
+        if !record.names_port {
+            local.set_port(0);
+        }
+        self.links.send_control(ControlMessage::Listen { key, origin, local, backlog, settings });
         Outcome::Pending
     }
 
@@ -116,17 +122,22 @@ impl Shard<'_> {
         self.complete(origin, result.err().map_or(0, |errno| -errno), &[]);
     }
 
-    pub(crate) fn retune(&mut self, key: SlotKey, backlog: Option<u32>, settings: Option<&Settings>) {
-        let Some(attached) = self.host.sessions.get(key.session) else { return };
-        let Some(listener) = attached.listener(key.slot) else { return };
-        if listener.generation != key.generation {
-            return;
-        }
+    /// Here at once, so that the next connection finds it; on the other shards by the control thread.
+    pub(crate) fn retune_everywhere(&mut self, key: SlotKey, backlog: Option<u32>, settings: Option<Box<Settings>>) {
+        let done = self.retune(key, backlog, settings.as_deref());
+        self.links.send_control(ControlMessage::Retune { key, done, backlog, settings });
+    }
+
+    /// `false`: no such listener is here (yet).
+    pub(crate) fn retune(&mut self, key: SlotKey, backlog: Option<u32>, settings: Option<&Settings>) -> bool {
+        let listener = self.host.sessions.get(key.session).and_then(|attached| attached.listener(key.slot));
+        let Some(listener) = listener.filter(|listener| listener.generation == key.generation) else { return false };
         listener.backlog = backlog.unwrap_or(listener.backlog);
         if let Some(settings) = settings {
             listener.settings = *settings;
             listener.retuned = true;
         }
+        true
     }
 
     /// shutdown(SHUT_RD) of a listener: it becomes an idle socket that keeps its address.

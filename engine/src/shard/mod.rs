@@ -238,7 +238,9 @@ impl<'a> Shard<'a> {
             ShardMessage::Bound { key, origin, result } => self.bound(key, origin, result),
             ShardMessage::Listen(order) => self.listen_here(&order),
             ShardMessage::Listened { key, origin, result } => self.listened(key, origin, result),
-            ShardMessage::Retune { key, backlog, settings } => self.retune(key, backlog, settings.as_deref()),
+            ShardMessage::Retune { key, backlog, settings } => {
+                self.retune(key, backlog, settings.as_deref());
+            }
             ShardMessage::Unlisten { key, ticket } => self.unlisten_here(key, ticket),
             ShardMessage::Unlistened { key } => self.unlistened(key),
             ShardMessage::Neighbour { port, address, mac } => {

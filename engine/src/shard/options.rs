@@ -13,6 +13,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+use crate::control::ports::PortUser;
 use kept::Kept;
 use persona_stack::{FIRST_SEND_BUFFER, SocketOptions};
 
@@ -143,6 +144,11 @@ impl Settings {
 
     pub fn receive_buffer(&self) -> u32 {
         self.stack.receive_buffer.unwrap_or(self.limits.receive_buffer)
+    }
+
+    /// A connection of this socket, as it stands against bind().
+    pub fn port_user(&self, port: u16) -> PortUser {
+        PortUser { port, reuse_address: self.reuse_address, reuse_port: self.reuse_port }
     }
 
     /// setsockopt. `value` is cut off at what a command carries, which is longer than any value that is taken.

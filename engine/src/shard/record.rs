@@ -5,6 +5,7 @@
 
 use super::options::Settings;
 use super::relay::Relay;
+use crate::control::ports::PortUser;
 use persona_channel::layout::state_bits;
 use persona_channel::memory::{ListenerIndex, Slot, SocketRef};
 use persona_channel::receive::ReceiveWriter;
@@ -42,6 +43,8 @@ pub struct Record {
     pub settings: Settings,
     /// Local address as bind() set it.
     pub bound: Option<SocketAddr>,
+    /// bind() named its port.
+    pub names_port: bool,
     /// The control thread holds a claim on a local port for this socket.
     pub claims_port: bool,
     pub local: Option<SocketAddr>,
@@ -62,7 +65,7 @@ pub struct Record {
     pub urgent_taken: bool,
     pub relay: Option<Box<Relay>>,
     /// Counted in the engine's port use under this port.
-    pub uses_port: Option<u16>,
+    pub uses_port: Option<PortUser>,
 }
 
 impl Record {
@@ -74,6 +77,7 @@ impl Record {
             anchor: None,
             settings,
             bound: None,
+            names_port: false,
             claims_port: false,
             local: None,
             remote: None,
