@@ -2,8 +2,8 @@
 //! host's port numbers.
 //!
 //! In *own* mode the whole address is the engine's, and nothing here has anything to do. In *shared* mode listeners and flows are
-//! entered into the diversion one by one, and each local port is kept from the host. `flow_*` are called by shards and
-//! must be quick; the others by the control thread.
+//! entered into the diversion one by one, and each local port is kept from the host. `flow_*`, `tracks_flows` and
+//! `ephemeral_ports` are called by shards: quick, and without a lock. The others are called by the control thread.
 
 use persona_stack::PortId;
 use std::io;
@@ -11,11 +11,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub trait Hooks: Sync {
-    /// A connection exists (or its SYN is about to leave).
-    fn flow_begins(&self, _local: SocketAddr, _remote: SocketAddr, _shard: u8) {}
+    /// A connection exists (or its SYN is about to leave) whose local address the port has. Whether it was entered: it is not
+    /// where the whole address is diverted.
+    fn flow_begins(&self, _port: PortId, _local: SocketAddr, _remote: SocketAddr, _shard: u8) -> bool {
+        false
+    }
 
-    /// The connection is gone, TIME_WAIT included.
-    fn flow_ended(&self, _local: SocketAddr, _remote: SocketAddr) {}
+    /// A connection that was entered there is gone, TIME_WAIT included.
+    fn flow_ended(&self, _port: PortId, _local: SocketAddr, _remote: SocketAddr) {}
 
     /// Whether connections have to be entered one by one, so that their end has to be told.
     fn tracks_flows(&self) -> bool {

@@ -73,6 +73,49 @@ fn the_hosts_sshd_works_beside_the_engine_on_one_address() {
     }
 }
 
+/// More connections at once than there would be room for in any one place of the port pool's order: an attempt that meets a
+/// taken port must leave that port's connection diverted.
+const MANY: &str = "
+import socket, sys
+sockets = []
+for nth in range(400):
+    s = socket.create_connection(('10.9.0.1', 6004), 20); s.settimeout(20)
+    sockets.append(s)
+for turn in range(2):
+    for nth, s in enumerate(sockets):
+        s.sendall(b'%04d' % nth)
+        got = s.recv(4, socket.MSG_WAITALL)
+        if got != b'%04d' % nth: sys.exit('connection %d got %r' % (nth, got))
+print('all', len({s.getsockname()[1] for s in sockets}))
+";
+
+const ECHO: &str = "
+import selectors, socket
+s = socket.create_server(('10.9.0.1', 6004), backlog=500)
+selector = selectors.DefaultSelector(); selector.register(s, selectors.EVENT_READ)
+while True:
+    for key, _ in selector.select(60):
+        if key.fileobj is s:
+            selector.register(s.accept()[0], selectors.EVENT_READ)
+        elif bytes := key.fileobj.recv(100): key.fileobj.sendall(bytes)
+        else: selector.unregister(key.fileobj); key.fileobj.close()
+";
+
+#[test]
+fn connections_to_one_server_at_once_stay_the_engines_on_a_shared_address() {
+    let topology = Topology::new(Link { shared: true, queues: 2, ..Link::default() }).unwrap();
+    let config = json!({
+        "interfaces": [{ "type": "xdp", "param": INTERFACE, "address": "shared" }],
+        "shards": 2,
+    });
+    let engine = Engine::start_with(&topology, &config).unwrap();
+    let _server = topology.spawn(Side::Peer, &["python3", "-c", ECHO]).unwrap();
+    topology.wait_for_peer_listener(6004).unwrap();
+    let told = engine.told(&topology, MANY);
+    assert_eq!(told.trim(), "all 400");
+    topology.assert_kernel_saw_no_tcp().unwrap();
+}
+
 /// Before, while and after the engine reads the host's addresses, which is somewhere within the start.
 #[test]
 fn an_address_that_the_host_gets_while_the_engine_starts_is_not_missed() {

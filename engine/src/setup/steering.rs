@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Ports for the connections that we open from a shared address, per address. Each serves many remote addresses, and costs a
 /// descriptor.
@@ -25,8 +25,8 @@ pub struct Steered {
     pub mode: AddressMode,
     /// Addresses that the host gets later are ours as well.
     pub every_address: bool,
-    /// Written by the control thread alone, when the host's addresses change.
-    pub addresses: RwLock<Vec<IpAddr>>,
+    /// The control thread's, which follows the host's. Shards know them by [`Routing`](crate::shard::routing::Routing).
+    addresses: Mutex<Vec<IpAddr>>,
     pub diversion: Option<Diversion>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Steering<'a> {
                 index: interface.index,
                 mode: interface.mode,
                 every_address: interface.every_address,
-                addresses: RwLock::new(interface.addresses.iter().map(|(address, _)| *address).collect()),
+                addresses: Mutex::new(interface.addresses.iter().map(|(address, _)| *address).collect()),
                 diversion: interface.diversion.take(),
             })
             .collect();
@@ -123,6 +123,12 @@ impl<'a> Steering<'a> {
         self.interfaces.iter().filter_map(|interface| interface.diversion.as_ref())
     }
 
+    /// The diversion of a shared interface.
+    fn shared_at(&self, port: PortId) -> Option<&Diversion> {
+        let interface = self.interfaces.get(usize::from(port.0))?;
+        interface.diversion.as_ref().filter(|_| interface.mode == AddressMode::Shared)
+    }
+
     /// Diversions of shared addresses that `local` concerns.
     fn shared(&self, local: IpAddr) -> impl Iterator<Item = &Diversion> {
         self.interfaces
@@ -148,13 +154,13 @@ impl<'a> Steering<'a> {
             diversion.add_address(address, Diverted::Shared)?;
         }
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
-        interface.addresses.write().unwrap_or_else(PoisonError::into_inner).push(address);
+        interface.addresses.lock().unwrap_or_else(PoisonError::into_inner).push(address);
         Ok(())
     }
 
     /// Gives back what [`Steering::take`] took. Ports of listeners there are released when those are closed.
     fn give_back(&self, interface: &Steered, address: IpAddr) -> Result<()> {
-        interface.addresses.write().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != address);
+        interface.addresses.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != address);
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
         for port in self.ephemeral.iter().flat_map(|ports| ports.iter()) {
             reserved.remove(&SocketAddr::new(address, *port));
@@ -166,28 +172,28 @@ impl<'a> Steering<'a> {
 
 impl Steered {
     fn addresses(&self) -> Vec<IpAddr> {
-        self.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn has(&self, address: IpAddr) -> bool {
-        self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).contains(&address)
     }
 }
 
 impl Hooks for Steering<'_> {
-    fn flow_begins(&self, local: SocketAddr, remote: SocketAddr, shard: u8) {
-        for diversion in self.shared(local.ip()) {
-            if let Err(error) = diversion.add_flow(local, remote, shard) {
-                tracing::warn!("the connection {local} {remote} cannot be diverted: {error}");
-            }
+    fn flow_begins(&self, port: PortId, local: SocketAddr, remote: SocketAddr, shard: u8) -> bool {
+        let Some(diversion) = self.shared_at(port) else { return false };
+        let entered = diversion.add_flow(local, remote, shard);
+        if let Err(error) = &entered {
+            tracing::warn!("the connection {local} {remote} cannot be diverted: {error}");
         }
+        entered.is_ok()
     }
 
-    fn flow_ended(&self, local: SocketAddr, remote: SocketAddr) {
-        for diversion in self.shared(local.ip()) {
-            if let Err(error) = diversion.remove_flow(local, remote) {
-                tracing::warn!("the connection {local} {remote} stays diverted: {error}");
-            }
+    fn flow_ended(&self, port: PortId, local: SocketAddr, remote: SocketAddr) {
+        let Some(diversion) = self.shared_at(port) else { return };
+        if let Err(error) = diversion.remove_flow(local, remote) {
+            tracing::warn!("the connection {local} {remote} stays diverted: {error}");
         }
     }
 

@@ -96,12 +96,12 @@ impl Shard<'_> {
         let pool = if local.port() == 0 { self.host.hooks.ephemeral_ports() } else { None };
         let Some(pool) = pool else {
             if local.port() != 0 {
-                self.host.hooks.flow_begins(local, remote, self.links.index as u8);
+                self.flow_begins(local, remote);
             }
             let connection = self
                 .stack
                 .connect(self.now, owner, local, remote, options, &mut self.host)
-                .inspect_err(|_| self.host.hooks.flow_ended(local, remote))
+                .inspect_err(|_| self.host.flows.end(self.host.hooks, local, remote))
                 .map_err(errno)?;
             let local = self.stack.local_address(connection).map_err(errno)?;
             return Ok((connection, local));
@@ -113,17 +113,22 @@ impl Shard<'_> {
             if usize::from(flow_shard(&self.seed, self.links.shards() as u8, local, remote)) != self.links.index {
                 continue;
             }
-            self.host.hooks.flow_begins(local, remote, self.links.index as u8);
+            self.flow_begins(local, remote);
             match self.stack.connect(self.now, owner, local, remote, options, &mut self.host) {
                 Ok(connection) => return Ok((connection, local)),
-                Err(persona_stack::Error::AddressInUse) => self.host.hooks.flow_ended(local, remote),
+                Err(persona_stack::Error::AddressInUse) => self.host.flows.end(self.host.hooks, local, remote),
                 Err(error) => {
-                    self.host.hooks.flow_ended(local, remote);
+                    self.host.flows.end(self.host.hooks, local, remote);
                     return Err(errno(error));
                 }
             }
         }
         Err(libc::EADDRNOTAVAIL)
+    }
+
+    /// Before the SYN leaves: its answer must find us.
+    fn flow_begins(&mut self, local: SocketAddr, remote: SocketAddr) {
+        self.host.flows.begin(self.host.hooks, &self.host.routing, self.links.index, local, remote);
     }
 
     /// Gives a slot, its record and its anchor to another shard.

@@ -133,10 +133,8 @@ impl Shard<'_> {
         if let Some(user) = record.uses_port.take() {
             self.host.ports_used.end(user);
         }
-        if let (Some(local), Some(remote)) = (record.local, record.remote)
-            && self.host.hooks.tracks_flows()
-        {
-            self.lingering_flows.push_back((self.now + FLOW_LINGERS, local, remote));
+        if let (Some(local), Some(remote)) = (record.local, record.remote) {
+            self.host.flows.linger(self.now + FLOW_LINGERS, local, remote);
         }
         if record.phase == Phase::Orphan {
             self.free_slot(session, slot);

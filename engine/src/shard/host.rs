@@ -3,6 +3,7 @@
 //! Frames to one of our own addresses do not leave: they go round through a bounded queue and are received again, by
 //! whichever shard owns their flow.
 
+use super::flows::Flows;
 use super::record::{self, Phase, Record};
 use super::routing::Routing;
 use super::sessions::{Sessions, owner_of, parse};
@@ -82,6 +83,8 @@ pub struct ShardHost<'a> {
     pub attachments: Vec<Attachment>,
     /// Our own addresses, and the sources of connections.
     pub routing: Routing,
+    /// Connections that are diverted one by one.
+    pub flows: Flows,
     pub looped: VecDeque<Parcel>,
     /// Parcels whose memory can be used again.
     spare: Vec<Parcel>,
@@ -117,6 +120,7 @@ impl<'a> ShardHost<'a> {
             sessions: Sessions::default(),
             attachments,
             routing,
+            flows: Flows::default(),
             looped: VecDeque::new(),
             spare: Vec::new(),
             deferred: VecDeque::new(),
@@ -357,7 +361,7 @@ impl Host for ShardHost<'_> {
         if retuned {
             self.adopted.push(owner);
         }
-        self.hooks.flow_begins(open.local, open.remote, shard as u8);
+        self.flows.begin(self.hooks, &self.routing, shard, open.local, open.remote);
         Incoming::Adopt(owner)
     }
 }

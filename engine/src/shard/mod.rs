@@ -13,6 +13,7 @@ pub mod closing;
 pub mod commands;
 pub mod connect;
 pub mod events;
+pub mod flows;
 pub mod host;
 pub mod inspect;
 pub mod listen;
@@ -74,8 +75,6 @@ pub struct Shard<'a> {
     pub(crate) early: Vec<(Command, Origin)>,
     /// Relays that have more to move than one visit takes.
     pub(crate) unfinished_relays: Vec<(u32, Slot)>,
-    /// Ended flows whose diversion stays until their TIME_WAIT is over.
-    pub(crate) lingering_flows: std::collections::VecDeque<(Instant, std::net::SocketAddr, std::net::SocketAddr)>,
     pub(crate) stopping: Option<Instant>,
     /// Port failures already told.
     pub(crate) failed_ports: u64,
@@ -104,7 +103,6 @@ impl<'a> Shard<'a> {
             seed: parts.seed,
             early: Vec::new(),
             unfinished_relays: Vec::new(),
-            lingering_flows: std::collections::VecDeque::new(),
             stopping: None,
             failed_ports: 0,
         })
@@ -253,7 +251,7 @@ impl<'a> Shard<'a> {
                     self.host.routing.add_address(port, address, prefix_len);
                     self.stack.add_address(port, address, prefix_len)
                 } else {
-                    self.host.routing.remove_address(address);
+                    self.host.routing.remove_address(port, address);
                     self.stack.remove_address(port, address)
                 };
                 if let Err(error) = outcome {
@@ -386,11 +384,7 @@ impl<'a> Shard<'a> {
     }
 
     fn time(&mut self) -> bool {
-        while self.lingering_flows.front().is_some_and(|(until, ..)| *until <= self.now) {
-            if let Some((_, local, remote)) = self.lingering_flows.pop_front() {
-                self.host.hooks.flow_ended(local, remote);
-            }
-        }
+        self.host.flows.expire(self.host.hooks, self.now);
         if self.stack.next_timeout().is_some_and(|due| due <= self.now) {
             self.stack.on_timeout(self.now, &mut self.host);
             return true;

@@ -14,12 +14,17 @@ pub struct Routing {
 
 impl Routing {
     pub fn add_address(&mut self, port: PortId, address: IpAddr, prefix_len: u8) {
-        self.remove_address(address);
+        self.remove_address(port, address);
         self.addresses.push((port, address, prefix_len));
     }
 
-    pub fn remove_address(&mut self, address: IpAddr) {
-        self.addresses.retain(|(_, own, _)| *own != address);
+    pub fn remove_address(&mut self, port: PortId, address: IpAddr) {
+        self.addresses.retain(|(known, own, _)| (*known, *own) != (port, address));
+    }
+
+    /// The ports that have an address of ours.
+    pub fn ports_of(&self, address: IpAddr) -> impl Iterator<Item = PortId> {
+        self.addresses.iter().filter(move |(_, own, _)| *own == address).map(|(port, ..)| *port)
     }
 
     pub fn add_route(&mut self, route: Route) {
@@ -114,7 +119,7 @@ mod tests {
         assert_eq!(routing.source_for(ip("10.9.0.255")), None);
         assert_eq!(routing.source_for(ip("192.168.255.255")), None);
         assert_eq!(routing.source_for(ip("192.168.1.255")), Some(ip("192.168.1.5")));
-        routing.remove_address(ip("10.9.0.2"));
+        routing.remove_address(PortId(0), ip("10.9.0.2"));
         routing.remove_route(&route("0.0.0.0", 0, 0, None));
         assert_eq!(routing.source_for(ip("8.8.8.8")), None);
     }

@@ -140,7 +140,7 @@ impl Shard<'_> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let flows = self.lingering_flows.front().map(|(until, ..)| *until);
+        let flows = self.host.flows.next_end();
         let output =
             self.stack.output_pending().then(|| self.now + persona_stack::Duration::from_micros(PENDING_OUTPUT));
         [self.stack.next_timeout(), flows, self.stopping, output].into_iter().flatten().min()
