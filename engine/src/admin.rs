@@ -19,6 +19,14 @@ pub enum Request {
     Stats,
     /// Answered with a list of [`Filter`], one for each interface that diverts.
     Filter,
+    /// Sets `set` in order, all or nothing, then answers with a list of [`Sysctl`]: those of `set`, those of `get`, and all where
+    /// both are empty.
+    Sysctl {
+        #[serde(default)]
+        set: Vec<Sysctl>,
+        #[serde(default)]
+        get: Vec<String>,
+    },
     /// Answered with null; pcapng follows.
     Capture {
         #[serde(default)]
@@ -27,6 +35,17 @@ pub enum Request {
         #[serde(default)]
         snap: Option<u32>,
     },
+}
+
+/// A setting by Linux's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctl {
+    pub name: String,
+    /// As sysctl(8) writes it.
+    pub value: String,
+    /// What the user should know of the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// `{"ok": ...}` or `{"error": "sentence"}`.

@@ -19,7 +19,6 @@ use crate::shard::{Parts, Shard};
 use crate::{admin::ShardInfo, divert, host};
 use anyhow::{Context, Result, anyhow, bail};
 use persona_channel::layout::SHARDS;
-use persona_channel::stream::MAX_BUFFER;
 use persona_stack::{AddressMode, InterfaceConfig, PortId, Route, Stack};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -80,6 +79,7 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
     let ports_used = Arc::new(PortUse::default());
     let interfaces: Vec<_> = opened.iter().map(|interface| interface.facts(shards)).collect();
     let configs: Vec<_> = opened.iter().map(Opened::config).collect();
+    let tunables = config.sysctls.started(&config.sizes);
     let mut inherited = predecessors > 0;
     let (shard_links, control_links) = mesh::links(shards).context("cannot link the shards")?;
     let mut parts = Vec::new();
@@ -93,7 +93,8 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
         }
         let mut stack = arenas::make(config, ledger, seed, shard, shards)?;
         introduce(&mut stack, &opened, &configs, &routes, config, &mut host)?;
-        parts.push(Parts { stack, host, links, limits: limits(config), seed, spin: config.spin });
+        tunables.apply(&mut stack);
+        parts.push(Parts { stack, host, links, limits: Limits::of(&tunables), seed, spin: config.spin });
     }
     let mut estates = Vec::new();
     if predecessors > 0 {
@@ -130,6 +131,7 @@ pub fn run(surroundings: &Surroundings<'_>) -> Result<()> {
         }
         let control = Control::new(control::Parts {
             config,
+            tunables,
             ledger,
             links: control_links,
             session_socket,
@@ -184,13 +186,6 @@ fn processors(wanted: &[usize]) -> Result<Vec<core_affinity::CoreId>> {
             })
         })
         .collect()
-}
-
-fn limits(config: &crate::config::Config) -> Limits {
-    let mut defaults = config.sockets.options();
-    defaults.send_buffer = Some(config.sockets.send_buffer.min(MAX_BUFFER));
-    defaults.receive_buffer = Some(config.sockets.receive_buffer.min(MAX_BUFFER));
-    Limits { send_buffer: MAX_BUFFER, receive_buffer: MAX_BUFFER, defaults }
 }
 
 /// This shard's queues of every interface, in the interfaces' order.

@@ -22,3 +22,4 @@ pub mod privileges;
 pub mod session;
 pub mod setup;
 pub mod shard;
+pub mod sysctl;

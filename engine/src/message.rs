@@ -118,6 +118,8 @@ pub enum ShardMessage {
         ticket: u32,
         sockets: bool,
     },
+    /// Other settings than before.
+    Tune(Box<crate::sysctl::Tunables>),
     /// Copies frames to the capture from now on, or no longer.
     Capture(Option<crate::capture::Tap>),
     /// Ends all connections as Linux does when a process exits, and answers [`ControlMessage::Stopped`].

@@ -96,8 +96,14 @@ fn the_file_that_the_environment_names_is_read() {
 #[test]
 fn without_an_engine_each_question_has_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
-    let questions: [&[&str]; 5] =
-        [&["sockets"], &["stats", "--json"], &["filter", "show"], &["info"], &["capture", "-w", "f"]];
+    let questions: [&[&str]; 6] = [
+        &["sockets"],
+        &["sysctl", "-a"],
+        &["stats", "--json"],
+        &["filter", "show"],
+        &["info"],
+        &["capture", "-w", "f"],
+    ];
     for question in questions {
         let (status, out, sentence) = run(&mut persona(dir.path(), question));
         assert_eq!(status, Some(1), "{question:?}");

@@ -205,6 +205,56 @@ fn a_capture_is_a_pcapng_file_of_both_directions() {
 }
 
 #[test]
+fn settings_are_shown_changed_and_refused_as_sysctl_does() {
+    let ground = Ground::new("sysctl");
+    ground.write("tuned.json", &CONFIG.replace("\"linger_ms\"", r#""sysctl": "net.ipv4.tcp_retries2=7", "linger_ms""#));
+    let (status, _, words) = output(&mut ground.persona(&["up", "--config", "tuned.json"]));
+    assert_eq!(status, Some(0), "{words}");
+    let say = |arguments: &[&str]| output(ground.persona(&["sysctl"]).args(arguments));
+
+    assert_eq!(say(&["net.ipv4.tcp_retries2"]).1, "net.ipv4.tcp_retries2 = 7\n", "from the configuration");
+    let all = say(&["-a"]).1;
+    assert!(all.lines().any(|line| line == "net.ipv4.tcp_fin_timeout = 60"), "{all}");
+    let as_json = ground.ask(&["sysctl"]);
+    assert_eq!(as_json.as_object().unwrap().len(), all.lines().count());
+    let (status, out, words) = say(&["-w", "net/ipv4/tcp_fin_timeout=30", "net.ipv4.ip_default_ttl=9"]);
+    assert_eq!((status, words.as_str()), (Some(0), ""));
+    assert_eq!(out, "net.ipv4.tcp_fin_timeout = 30\nnet.ipv4.ip_default_ttl = 9\n");
+
+    // The shard has heard of it: the RST that answers a stranger has the new TTL.
+    let file = ground.dir.path().join("frames.pcapng");
+    let mut capture = ground.persona(&["capture", "-w", "frames.pcapng", "tcp"]).spawn().unwrap();
+    wait_for("the capture", || fs::metadata(&file).is_ok_and(|metadata| metadata.len() > 0));
+    let knock = format!("exec 3<>/dev/tcp/{OURS}/9");
+    let words = ["netns", "exec", &ground.peer, "bash", "-c", &knock];
+    let knocked = Command::new("ip").args(words).stderr(Stdio::null()).status().expect("bash runs");
+    assert!(!knocked.success(), "nobody listens");
+    wait_for("the RST's TTL", || {
+        let fields = ["-Y", "tcp.flags.reset == 1", "-T", "fields", "-e", "ip.ttl"];
+        let out = Command::new("tshark").arg("-r").arg(&file).args(fields).output().expect("tshark runs");
+        String::from_utf8(out.stdout).unwrap().trim() == "9"
+    });
+    kill(capture.id() as i32, nix::sys::signal::Signal::SIGINT);
+    assert!(wait_bounded(&mut capture).success());
+
+    // All or nothing, each refusal with its reason.
+    for (setting, sentence) in [
+        ("net.ipv4.tcp_low_latency=1", "net.ipv4.tcp_low_latency has no effect: Linux itself ignores it"),
+        (
+            "net.ipv4.tcp_fin_timeut=1",
+            "`net.ipv4.tcp_fin_timeut` is no sysctl; the nearest is net.ipv4.tcp_fin_timeout",
+        ),
+        ("net.ipv4.tcp_sack=x", "net.ipv4.tcp_sack: `x` is not a number from 0 to 255"),
+        ("net.ipv4.ipfrag_high_thresh=65536", "net.ipv4.ipfrag_high_thresh sizes memory when the engine starts"),
+    ] {
+        let (status, out, words) = say(&["net.ipv4.tcp_fin_timeout=5", setting]);
+        assert_eq!((status, out.as_str()), (Some(1), ""), "{setting}");
+        assert!(words.starts_with(&format!("persona: {sentence}")), "{words}");
+    }
+    assert_eq!(say(&["net.ipv4.tcp_fin_timeout"]).1, "net.ipv4.tcp_fin_timeout = 30\n");
+}
+
+#[test]
 fn a_killed_engine_is_restarted_and_a_killed_keeper_leaves_the_host_as_before() {
     let ground = Ground::new("kill");
     ground.up();

@@ -43,7 +43,7 @@ counters! {
     TcpExtTCPSpuriousRTOs, TcpExtTCPSpuriousRtxHostQueues,
     TcpExtTCPKeepAlive, TcpExtTCPWinProbe, TcpExtTCPToZeroWindowAdv, TcpExtTCPFromZeroWindowAdv,
     TcpExtTCPWantZeroWindowAdv, TcpExtTCPSynRetrans, TcpExtTCPOrigDataSent, TcpExtTCPDelivered,
-    TcpExtTCPMTUPFail, TcpExtTCPMTUPSuccess, TcpExtTCPBacklogDrop, TcpExtTCPTimeWaitReset,
+    TcpExtTCPMTUPFail, TcpExtTCPMTUPSuccess, TcpExtTCPBacklogDrop,
     /// Segments that the port had no room for, or whose next hop was not known yet; the stack sent them later.
     PersonaTxBusy,
     /// Records of the range pool that were wanted and not there.

@@ -96,12 +96,18 @@ pub(crate) struct Globals {
     /// 1: the last flush found a port without room.
     pub(crate) stuck: u8,
     pub(crate) _pad: u8,
+    /// First and last of ranges that no ephemeral port is taken from; (0, 0): none.
+    pub(crate) reserved_ports: [[u16; 2]; crate::stack::RESERVED_RANGES],
     /// Sent queues that hold a flight.
     pub(crate) flying: u32,
     pub(crate) counters: Counters,
 }
 
 impl Globals {
+    pub(crate) fn is_reserved(&self, port: u16) -> bool {
+        self.reserved_ports.iter().any(|[first, last]| (*first..=*last).contains(&port))
+    }
+
     /// Where the timestamps of `flow` begin (RFC 7323 section 5.4).
     pub(crate) fn stamp_offset(&self, flow: &Flow) -> u32 {
         /// Linux's tcp_timestamps: from the clock's zero.

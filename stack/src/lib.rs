@@ -39,7 +39,7 @@ pub use congestion::Congestion;
 pub use counters::{Counter, Counters};
 pub use flow::flow_shard;
 pub use frame::*;
-pub use stack::{Config, MemoryError, Ownership, Stack, Usage};
+pub use stack::{Config, MemoryError, Ownership, RESERVED_RANGES, Stack, Usage};
 pub use sysctl::Sysctls;
 pub use tcp::export::{EXPORT_MAX, ImportError};
 pub use tcp::info::{Info, Listening};

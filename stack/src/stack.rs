@@ -127,6 +127,21 @@ impl<'m> Stack<'m> {
         Ok(())
     }
 
+    /// Ranges, both ends included, that ephemeral ports are not taken from (Linux's ip_local_reserved_ports); at most
+    /// [`RESERVED_RANGES`]. They replace the earlier ones.
+    pub fn reserve_ports(&mut self, ranges: &[(u16, u16)]) -> Result<(), Error> {
+        if ranges.iter().any(|&(first, last)| first == 0 || first > last) {
+            return Err(Error::Invalid);
+        }
+        let mut reserved = [[0; 2]; RESERVED_RANGES];
+        let places = reserved.get_mut(..ranges.len()).ok_or(Error::NoMemory)?;
+        for (place, &(first, last)) in places.iter_mut().zip(ranges) {
+            *place = [first, last];
+        }
+        self.core.env.globals.reserved_ports = reserved;
+        Ok(())
+    }
+
     /// The settings that are in force.
     pub fn sysctls(&self) -> &Sysctls {
         &self.core.env.globals.sysctls
@@ -298,6 +313,9 @@ impl<'m> Stack<'m> {
         Ok(self.core.tcb(connection)?.flow.local_socket())
     }
 }
+
+/// Most ranges for [`Stack::reserve_ports`].
+pub const RESERVED_RANGES: usize = 32;
 
 /// Default bound on how long an orphan lives; here so that the engine can show it.
 pub const ORPHAN_LIFETIME: Duration = Duration::from_secs(60);

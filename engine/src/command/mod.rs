@@ -13,6 +13,7 @@ mod program;
 mod run;
 mod sockets;
 mod stats;
+mod sysctl;
 mod table;
 mod up;
 
@@ -104,6 +105,23 @@ enum Command {
         #[arg(short = 'z', long = "zeros")]
         zeros: bool,
     },
+    /// Show and change settings under Linux's names, as sysctl(8) does; they last until the engine ends.
+    Sysctl {
+        #[command(flatten)]
+        engine: EngineName,
+        /// Show all that have an effect; what is shown without any NAME, too.
+        #[arg(short = 'a', long = "all", conflicts_with_all = ["write", "settings"])]
+        all: bool,
+        /// Set; every argument is a NAME=VALUE.
+        #[arg(short = 'w', long = "write", requires = "settings")]
+        write: bool,
+        /// As JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+        /// NAME to show, NAME=VALUE to set; slashes may stand for dots.
+        #[arg(value_name = "NAME[=VALUE]")]
+        settings: Vec<String>,
+    },
     /// Look at what is diverted from the host to the engine.
     Filter {
         #[command(subcommand)]
@@ -172,6 +190,8 @@ pub fn main() -> ExitCode {
         Command::Info { engine, json } => stats::info(&engine, json),
         Command::Sockets { engine, json } => sockets::show(&engine, json),
         Command::Stats { engine, json, zeros } => stats::show(&engine, json, zeros),
+        // Without names everything is shown, with or without -a.
+        Command::Sysctl { engine, all: _, write, json, settings } => sysctl::sysctl(&engine, write, json, &settings),
         Command::Filter { command: FilterCommand::Show { engine, json } } => filter::show(&engine, json),
         Command::Capture { engine, write, snap, filter } => capture::capture(&engine, &write, snap, &filter),
         Command::Doctor { interfaces, json } => doctor::doctor(&interfaces, json),

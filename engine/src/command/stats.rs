@@ -89,6 +89,39 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
     }
 
+    /// Each counter of the running kernel is counted here, or docs/counters.md says why not; and what it lists is not counted.
+    #[test]
+    fn every_counter_of_this_kernel_is_counted_or_explained() {
+        let page = include_str!("../../../docs/counters.md");
+        let (_, missing) = page.split_once("## Not counted").expect("the page has the section");
+        let listed: Vec<&str> = missing
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
+            .flat_map(|names| {
+                names.split('`').filter(|name| name.starts_with(|first: char| first.is_ascii_uppercase()))
+            })
+            .collect();
+        let explained = |name: &str| {
+            listed.iter().any(|known| known.strip_suffix('*').map_or(*known == name, |start| name.starts_with(start)))
+        };
+        let counters = persona_stack::Counter::ALL.iter().map(|counter| counter.name());
+        let ours: Vec<&str> = counters.chain(persona_stack::ip::IpCounters::NAMES.iter().copied()).collect();
+        let mut seen = 0;
+        for file in ["/proc/net/snmp", "/proc/net/netstat"] {
+            let text = std::fs::read_to_string(file).expect("the kernel's counters can be read");
+            // A line of names, then one of values, each after the group's name.
+            for (group, names) in text.lines().step_by(2).filter_map(|line| line.split_once(": ")) {
+                for name in names.split_whitespace().map(|name| format!("{group}{name}")) {
+                    let counted = ours.contains(&name.as_str());
+                    assert!(counted || explained(&name), "{name} is neither counted nor explained in docs/counters.md");
+                    assert!(!(counted && explained(&name)), "{name} is counted, and docs/counters.md says it is not");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 100, "{seen} counters seen");
+    }
+
     #[test]
     fn counters_are_grouped_and_zeros_can_be_left_out() {
         let stats = Stats {

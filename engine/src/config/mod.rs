@@ -18,11 +18,13 @@ mod tests;
 
 pub use access::{Access, Account};
 pub use file::{AddressKind, InterfaceKind, LogLevel, Protocol, Verdict, XdpModeChoice};
+pub(crate) use json::nearest;
 pub use json::schema;
+pub(crate) use resolve::SIZES;
 pub use rules::{Rule, policy};
 pub use scalar::{Count, Mac, Network, PortRange};
-pub use sysctl::SocketDefaults;
 
+use crate::sysctl::Tunables;
 use serde::Serialize;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -54,8 +56,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// A socket that cannot be accelerated is an error.
     pub strict: bool,
-    /// What a new socket starts with.
-    pub sockets: SocketDefaults,
+    /// What Linux's sysctls say here.
+    pub sysctls: Tunables,
     pub sizes: Sizes,
     /// While no engine runs, segments of live flows are held back so long.
     pub hold: Duration,

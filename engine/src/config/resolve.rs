@@ -4,8 +4,9 @@ use super::access::{resolve_access, resolve_account};
 use super::file::{AddressKind, File, InterfaceFile, InterfaceKind, LogLevel};
 use super::rules::resolve_rules;
 use super::scalar::{Count, Loose, Mac, Scalar};
-use super::sysctl::{self, BUFFER_MAX, BUFFER_MIN};
+use super::sysctl;
 use super::{Access, Account, Config, INTERFACES, Interface, OffloadMask, Problem, Sizes, lkl};
+use crate::sysctl::{BUFFER_MAX, BUFFER_MIN};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,7 +16,7 @@ const USER: &str = "nobody";
 const HOLD: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(2);
 /// Records of a shard: enough for a busy server, and untouched records take no memory.
-const SIZES: Sizes =
+pub(crate) const SIZES: Sizes =
     Sizes { connections: 65_536, listeners: 1_024, requests: 4_096, time_waits: 32_768, reassembly: 4 << 20 };
 /// Longest interface name (IFNAMSIZ with its NUL is 16).
 const NAME_MAX: usize = 15;
@@ -25,17 +26,16 @@ const OFFLOAD_KNOWN: u32 = 0x1 | 0x2 | 0x80 | 0x100 | 0x800 | 0x1000;
 /// All problems are found before any is reported.
 pub(super) fn resolve(file: File) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
     let mut notes = Notes { warnings: lkl::global(&file), problems: Vec::new() };
-    let settings =
+    let (mut sysctls, warnings) =
         match file.sysctl.as_ref().map(|text| sysctl::parse(&text.0)).unwrap_or_else(|| Ok(Default::default())) {
-            Ok(settings) => settings,
+            Ok(parsed) => parsed,
             Err(problems) => {
                 notes.problems.extend(problems);
                 Default::default()
             }
         };
-    notes.warnings.extend(settings.warnings);
+    notes.warnings.extend(warnings);
 
-    let mut sockets = settings.sockets;
     let mut bounded = |key: &str, value: Option<Loose<u32>>, default: u32, min: u32, max: u32| {
         let value = value.map_or(default, |value| value.0);
         if !(min..=max).contains(&value) {
@@ -43,18 +43,21 @@ pub(super) fn resolve(file: File) -> Result<(Config, Vec<Problem>), Vec<Problem>
         }
         value
     };
-    sockets.send_buffer = bounded("send_buffer", file.send_buffer, sockets.send_buffer, BUFFER_MIN, BUFFER_MAX);
-    sockets.receive_buffer =
-        bounded("receive_buffer", file.receive_buffer, sockets.receive_buffer, BUFFER_MIN, BUFFER_MAX);
+    let (send, receive) = (&mut sysctls.send_buffer, &mut sysctls.receive_buffer);
+    send.most = bounded("send_buffer", file.send_buffer, send.most, BUFFER_MIN, BUFFER_MAX);
+    receive.most = bounded("receive_buffer", file.receive_buffer, receive.most, BUFFER_MIN, BUFFER_MAX);
+    for buffer in [send, receive] {
+        buffer.usual = buffer.usual.min(buffer.most);
+    }
     let sizes = Sizes {
         connections: bounded("connections", file.connections, SIZES.connections, 16, 1 << 22),
         listeners: bounded("listeners", file.listeners, SIZES.listeners, 1, 1 << 16),
-        requests: bounded("syn_backlog", file.syn_backlog, settings.requests.unwrap_or(SIZES.requests), 1, 1 << 20),
-        time_waits: bounded("time_waits", file.time_waits, settings.time_waits.unwrap_or(SIZES.time_waits), 1, 1 << 22),
+        requests: bounded("syn_backlog", file.syn_backlog, sysctls.requests.unwrap_or(SIZES.requests), 1, 1 << 20),
+        time_waits: bounded("time_waits", file.time_waits, sysctls.time_waits.unwrap_or(SIZES.time_waits), 0, 1 << 22),
         reassembly: bounded(
             "reassembly",
             file.reassembly,
-            settings.reassembly.unwrap_or(SIZES.reassembly),
+            sysctls.reassembly.unwrap_or(SIZES.reassembly),
             65_536,
             1 << 28,
         ),
@@ -84,7 +87,7 @@ pub(super) fn resolve(file: File) -> Result<(Config, Vec<Problem>), Vec<Problem>
         access,
         rules,
         strict: file.strict.is_some_and(|strict| strict.0),
-        sockets,
+        sysctls,
         sizes,
         hold: file.hold_ms.map_or(HOLD, |hold| Duration::from_millis(hold.0.into())),
         linger: file.linger_ms.map_or(LINGER, |linger| Duration::from_millis(linger.0.into())),

@@ -78,7 +78,7 @@ fn the_example_of_the_talk_loads_unchanged() {
     assert_eq!(interface.ip, Some(("202.214.86.168".parse().unwrap(), 26)));
     assert_eq!(interface.mac, Some(Mac([0x02, 0x87, 0xf8, 0x27, 0x22, 0x02])));
     assert_eq!(config.shards, Count::Exactly(1));
-    assert_eq!(config.sockets.send_buffer, sysctl::BUFFER_MAX);
+    assert_eq!(config.sysctls.send_buffer.most, crate::sysctl::BUFFER_MAX);
     assert_eq!(config.log, LogLevel::Info);
     let gateway = DefaultRoute {
         gateway: "202.214.86.129".parse().unwrap(),
@@ -108,7 +108,7 @@ fn every_key_of_lkl_is_known() {
     let [interface] = config.interfaces.as_slice() else { panic!("{config:?}") };
     assert_eq!(interface.mtu, Some(1400));
     assert_eq!(interface.neighbours.len(), 2);
-    assert_eq!(config.sockets.receive_buffer, 262_144);
+    assert_eq!(config.sysctls.receive_buffer.most, 262_144);
     assert_eq!(config.log, LogLevel::Debug);
     let offload = interface.offload.unwrap();
     assert!(offload.tx_checksum() && offload.rx_checksum() && offload.receive_merged() && offload.segmentation());
@@ -274,8 +274,10 @@ fn wrong_values_are_refused_with_path_and_reason() {
         (
             with_keys(r#""sysctl": "nett.ipv4.tcp_wmem=1 2 3""#),
             "sysctl",
-            "the nearest that has an effect is net.ipv4.tcp_wmem",
+            "`nett.ipv4.tcp_wmem` is no sysctl; the nearest is net.ipv4.tcp_wmem",
         ),
+        (with_keys(r#""sysctl": "net.ipv4.tcp_wmme=1 2 3""#), "sysctl", "the nearest is net.ipv4.tcp_wmem"),
+        (with_keys(r#""sysctl": "net.ipv4.tcp_sack=256""#), "sysctl", "`256` is not a number from 0 to 255"),
     ];
     for (text, path, reason) in cases {
         let invalid = load_text(&text).err().unwrap_or_else(|| panic!("{text} loaded"));
@@ -313,12 +315,8 @@ fn settings_without_effect_are_named_with_the_reason() {
     let cases = [
         (with_keys(r#""gateway": "192.0.2.1""#), "gateway: 192.0.2.1 has no effect: it is on no interface's network"),
         (
-            with_keys(r#""sysctl": "net/ipv4/tcp_sack=1""#),
-            "sysctl: net.ipv4.tcp_sack has no effect: selective acknowledgements are always on",
-        ),
-        (
-            with_keys(r#""sysctl": "net.ipv4.tcp_wmme=1 2 3""#),
-            "sysctl: net.ipv4.tcp_wmme has no effect: Persona's stack has no such setting (did you mean net.ipv4.tcp_wmem?)",
+            with_keys(r#""sysctl": "net/ipv4/tcp_fack=1""#),
+            "sysctl: net.ipv4.tcp_fack has no effect: Linux itself ignores it",
         ),
         (
             with_interface(r#""type": "tap", "param": "t", "ip": "10.0.0.2", "masklen": 24, "offload": "0xc803""#),
@@ -340,20 +338,17 @@ fn sysctls_that_mean_something_are_applied() {
         net.ipv4.tcp_syn_retries=2;net.ipv4.ip_default_ttl=32;net.ipv4.tcp_congestion_control=reno;\
         net.ipv4.tcp_max_syn_backlog=100;net.ipv4.tcp_max_tw_buckets=200;net.ipv4.ipfrag_high_thresh=131072";
     let config = good(&with_keys(&format!(r#""sysctl": "{sysctls}""#)));
-    let options = config.sockets.options();
-    assert_eq!(options.keep_idle, Some(persona_stack::Duration::from_secs(60)));
-    assert_eq!(options.keep_interval, Some(persona_stack::Duration::from_secs(10)));
-    assert_eq!(options.keep_count, Some(3));
-    assert_eq!(options.syn_retries, Some(2));
-    assert_eq!(options.ttl, Some(32));
-    assert_eq!(options.congestion, Some(persona_stack::Congestion::NewReno));
+    let stack = &config.sysctls.stack;
+    assert_eq!((stack.keepalive_time, stack.keepalive_intvl, stack.keepalive_probes), (60, 10, 3));
+    assert_eq!((stack.syn_retries, stack.ip_default_ttl), (2, 32));
+    assert_eq!(config.sysctls.options().congestion, Some(persona_stack::Congestion::NewReno));
     assert_eq!((config.sizes.requests, config.sizes.time_waits, config.sizes.reassembly), (100, 200, 131_072));
 }
 
 #[test]
 fn a_key_overrides_the_sysctl_of_the_same_meaning() {
     let config = good(&with_keys(r#""sysctl": "net.ipv4.tcp_wmem=4096 8192 65536", "send_buffer": 131072"#));
-    assert_eq!(config.sockets.send_buffer, 131_072);
+    assert_eq!(config.sysctls.send_buffer.most, 131_072);
 }
 
 #[test]

@@ -1,13 +1,14 @@
-//! The administration socket: `persona sockets`, `stats`, `filter show`, `capture`, `info`.
+//! The administration socket: `persona sockets`, `stats`, `filter show`, `capture`, `info`, `sysctl`.
 //!
 //! One JSON request and one JSON reply per line (see `crate::admin`). What the shards know is asked of each by a message; the
 //! reply goes out when all have answered. A capture turns its connection into a pcapng stream.
 
 use super::{Control, Token};
-use crate::admin::{CaptureFilter, Filter, Info, InterfaceInfo, PortStats, Reply, Request, Socket, Stats};
+use crate::admin::{CaptureFilter, Filter, Info, InterfaceInfo, PortStats, Reply, Request, Socket, Stats, Sysctl};
 use crate::capture::{self, Source, pcapng};
 use crate::message::ShardMessage;
 use crate::shard::report::ShardReport;
+use crate::sysctl::Refused;
 use persona_channel::layout::ABI_VERSION;
 use persona_stack::PortId;
 use rustix::event::epoll;
@@ -118,8 +119,41 @@ impl Control<'_> {
                 let filters: Vec<Filter> = self.hooks.filters();
                 self.reply(serial, &Reply::Ok(filters));
             }
+            Request::Sysctl { set, get } => {
+                let reply = self.sysctl(&set, &get).map_or_else(Reply::Error, Reply::Ok);
+                self.reply(serial, &reply);
+            }
             Request::Capture { filter, snap } => self.capture(serial, &filter, snap),
         }
+    }
+
+    fn sysctl(&mut self, set: &[Sysctl], get: &[String]) -> Result<Vec<Sysctl>, String> {
+        let mut changed = self.tunables.clone();
+        let mut answer = Vec::new();
+        for Sysctl { name, value, .. } in set {
+            let warning = changed.set(name, value).map_err(Refused::into_sentence)?;
+            let (name, value) = changed.get(name).map_err(Refused::into_sentence)?;
+            answer.push(Sysctl { name: name.to_owned(), value, warning });
+        }
+        for name in get {
+            let (name, value) = changed.get(name).map_err(Refused::into_sentence)?;
+            answer.push(Sysctl { name: name.to_owned(), value, warning: None });
+        }
+        if set.is_empty() && get.is_empty() {
+            let all = changed.all().map(|(name, value)| Sysctl { name: name.to_owned(), value, warning: None });
+            answer.extend(all);
+        }
+        if changed != self.tunables {
+            if let Some((first, last)) = changed.ports {
+                self.ports.set_ephemeral(first..=last);
+            }
+            self.ports.reserve(&changed.reserved_ports);
+            for shard in 0..self.links.shards() {
+                self.links.send(shard, ShardMessage::Tune(Box::new(changed.clone())));
+            }
+            self.tunables = changed;
+        }
+        Ok(answer)
     }
 
     fn info(&self) -> Info {

@@ -166,12 +166,13 @@ impl Control<'_> {
         rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| refusal(format_args!("the engine gets no random numbers: {error}")))?;
         let token = [0, 8].map(|at| u64::from_ne_bytes(token[at..at + 8].try_into().unwrap_or_default()));
-        let sockets = &self.config.sockets;
+        let sockets = self.tunables.options();
+        let bytes = |buffer: Option<u32>| buffer.map_or(MAX_BUFFER, |bytes| bytes.min(MAX_BUFFER));
         let policy = config::policy(&self.config.rules, hello.program(), hello.executable());
         let options = SessionOptions {
             shards: self.links.shards(),
-            send_buffer: sockets.send_buffer.min(MAX_BUFFER),
-            receive_buffer: sockets.receive_buffer.min(MAX_BUFFER),
+            send_buffer: bytes(sockets.send_buffer),
+            receive_buffer: bytes(sockets.receive_buffer),
             flags: if self.config.strict { session_flags::STRICT } else { 0 },
             policy: policy.iter().flat_map(|rule| rule.encode()).collect(),
         };

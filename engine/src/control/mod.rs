@@ -3,7 +3,7 @@
 //! - [`attach`]: processes, sessions, anchors and doorbells (session.sock).
 //! - [`binding`]: bind and listen, over [`ports`].
 //! - [`follow`]: the host's neighbours, addresses and routes, for shared addresses.
-//! - [`admin`]: `persona sockets`, `stats`, `capture` (admin.sock).
+//! - [`admin`]: `persona sockets`, `stats`, `capture`, `sysctl` (admin.sock).
 //!
 //! It sleeps in epoll without a timeout; the shards wake it when they sent a message.
 
@@ -21,6 +21,7 @@ use crate::mesh::ControlLinks;
 use crate::message::{ControlMessage, ShardMessage};
 use crate::session::Session;
 use crate::session::estate::Estate;
+use crate::sysctl::Tunables;
 use anyhow::{Context, Result};
 use persona_channel::attach::{LARGEST_MESSAGE, Refusal};
 use persona_stack::PortId;
@@ -33,6 +34,8 @@ use zerocopy::IntoBytes;
 /// What the control thread is made of.
 pub struct Parts<'a> {
     pub config: &'a Config,
+    /// What the shards have been told.
+    pub tunables: Tunables,
     pub ledger: &'a Ledger,
     pub links: ControlLinks,
     pub session_socket: OwnedFd,
@@ -70,6 +73,7 @@ pub(crate) struct Departed {
 
 pub struct Control<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) tunables: Tunables,
     pub(crate) ledger: &'a Ledger,
     pub(crate) links: ControlLinks,
     pub(crate) epoll: OwnedFd,
@@ -161,10 +165,14 @@ impl<'a> Control<'a> {
         if let Some(monitor) = &parts.monitor {
             watch(monitor.as_fd(), Token::Monitor, level)?;
         }
+        let ephemeral = parts.tunables.ports.map_or_else(binding::ephemeral_range, |(first, last)| first..=last);
         let mut seed = [0; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).context("no random numbers")?;
+        let mut ports = ports::PortTable::new(ephemeral, u64::from_ne_bytes(seed));
+        ports.reserve(&parts.tunables.reserved_ports);
         Ok(Self {
             config: parts.config,
+            tunables: parts.tunables,
             ledger: parts.ledger,
             links: parts.links,
             epoll,
@@ -173,7 +181,7 @@ impl<'a> Control<'a> {
             hooks: parts.hooks,
             monitor: parts.monitor,
             estates: parts.estates,
-            ports: ports::PortTable::new(binding::ephemeral_range(), u64::from_ne_bytes(seed)),
+            ports,
             ports_used: parts.ports_used,
             sessions: Vec::new(),
             processes: HashMap::new(),

@@ -96,6 +96,8 @@ pub struct PortTable {
     by_port: HashMap<u16, Vec<Held>>,
     by_holder: HashMap<Holder, u16>,
     ephemeral: std::ops::RangeInclusive<u16>,
+    /// Ranges, both ends included, that no ephemeral port is taken from.
+    reserved: Vec<(u16, u16)>,
     /// Where the search for an ephemeral port goes on; begins at an unpredictable place (RFC 6056).
     next: u16,
 }
@@ -104,7 +106,20 @@ impl PortTable {
     pub fn new(ephemeral: std::ops::RangeInclusive<u16>, seed: u64) -> Self {
         let span = u64::from(ephemeral.end() - ephemeral.start()) + 1;
         let next = ephemeral.start() + (seed % span) as u16;
-        Self { by_port: HashMap::new(), by_holder: HashMap::new(), ephemeral, next }
+        Self { by_port: HashMap::new(), by_holder: HashMap::new(), ephemeral, reserved: Vec::new(), next }
+    }
+
+    /// The range that ports are taken from where nobody names one.
+    pub fn set_ephemeral(&mut self, ephemeral: std::ops::RangeInclusive<u16>) {
+        if !ephemeral.contains(&self.next) {
+            self.next = *ephemeral.start();
+        }
+        self.ephemeral = ephemeral;
+    }
+
+    /// Ranges, both ends included, that are taken by name only.
+    pub fn reserve(&mut self, ranges: &[(u16, u16)]) {
+        self.reserved = ranges.to_vec();
     }
 
     /// Takes the port that `claim` names, or an ephemeral one for port 0; returns the address as bound.
@@ -181,6 +196,10 @@ impl PortTable {
         self.by_holder.keys().filter(|holder| holder.session == session).copied().collect()
     }
 
+    fn is_reserved(&self, port: u16) -> bool {
+        self.reserved.iter().any(|&(first, last)| (first..=last).contains(&port))
+    }
+
     fn conflicts(&self, claim: &Claim, port: u16) -> bool {
         let others = self.by_port.get(&port).map_or(&[][..], Vec::as_slice);
         others.iter().filter(|other| other.claim.holder != claim.holder).any(|other| {
@@ -194,12 +213,13 @@ impl PortTable {
         for _ in self.ephemeral.clone() {
             let port = self.next;
             self.next = if port == *self.ephemeral.end() { *self.ephemeral.start() } else { port + 1 };
-            if !self.by_port.contains_key(&port) && !used.is_used(port) {
+            if !self.is_reserved(port) && !self.by_port.contains_key(&port) && !used.is_used(port) {
                 return Ok(port);
             }
         }
         // Every port has somebody: one that may be shared will do, as on Linux.
-        self.ephemeral.clone().find(|&port| !self.conflicts(claim, port)).ok_or(Refused::InUse)
+        let may = |port: &u16| !self.is_reserved(*port) && !self.conflicts(claim, *port);
+        self.ephemeral.clone().find(may).ok_or(Refused::InUse)
     }
 }
 
@@ -232,6 +252,16 @@ mod tests {
         table.bind(claim(2, "10.0.0.2:80"), &used).unwrap();
         assert_eq!(table.bind(claim(3, "0.0.0.0:80"), &used), Err(Refused::InUse));
         assert_eq!(table.bind(claim(1, "10.0.0.1:81"), &used), Err(Refused::Bound));
+    }
+
+    #[test]
+    fn reserved_ports_are_taken_by_name_only() {
+        let (mut table, used) = table();
+        table.set_ephemeral(50_000..=50_003);
+        table.reserve(&[(50_000, 50_001), (50_003, 50_003)]);
+        assert_eq!(table.bind(claim(1, "10.0.0.1:0"), &used), Ok("10.0.0.1:50002".parse().unwrap()));
+        assert_eq!(table.bind(claim(2, "10.0.0.1:0"), &used), Err(Refused::InUse));
+        assert_eq!(table.bind(claim(3, "10.0.0.1:50001"), &used), Ok("10.0.0.1:50001".parse().unwrap()));
     }
 
     #[test]

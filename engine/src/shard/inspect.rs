@@ -55,7 +55,7 @@ impl Shard<'_> {
                 let bytes = layout.as_bytes();
                 return Outcome::Bytes(bytes[..bytes.len().min(room)].into());
             }
-            (level, name, _) => record.settings.value(level, name, room),
+            (level, name, _) => record.settings.value(level, name, room, self.stack.sysctls()),
         };
         match value {
             Ok(value) => Outcome::Bytes(value.as_bytes()[..value.as_bytes().len().min(room)].into()),

@@ -18,16 +18,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Linux's net.core.somaxconn: the most that a backlog counts for.
-const LARGEST_BACKLOG: u32 = 4_096;
-
 impl Shard<'_> {
     pub(crate) fn listen(&mut self, key: SlotKey, origin: Origin, backlog: u64) -> Outcome {
+        let most = self.limits.backlog;
         let Some((record, _)) = self.host.sessions.socket(owner_of(key.session, key.slot)) else {
             return Outcome::Done(-libc::EBADF);
         };
         // A negative backlog is a huge one, as on Linux.
-        let backlog = (backlog as u32).min(LARGEST_BACKLOG);
+        let backlog = (backlog as u32).min(most);
         match record.phase {
             Phase::Idle | Phase::Failed => {}
             Phase::Listening(_) => {

@@ -271,6 +271,10 @@ impl<'a> Shard<'a> {
                 }
             }
             ShardMessage::Report { ticket, sockets } => self.report(ticket, sockets),
+            ShardMessage::Tune(tunables) => {
+                tunables.apply(&mut self.stack);
+                self.limits = Limits::of(&tunables);
+            }
             ShardMessage::Capture(tap) => self.host.tap.set(tap),
             ShardMessage::Stop { linger } => self.stop(linger),
         }

@@ -14,8 +14,10 @@ mod tcp;
 mod tests;
 
 use crate::control::ports::PortUser;
+use crate::sysctl::Tunables;
 use kept::Kept;
-use persona_stack::{FIRST_SEND_BUFFER, SocketOptions};
+use persona_channel::stream::MAX_BUFFER;
+use persona_stack::{FIRST_SEND_BUFFER, SocketOptions, Sysctls};
 
 type Errno = i32;
 
@@ -57,8 +59,25 @@ pub struct Limits {
     /// The most that SO_SNDBUF and SO_RCVBUF can ask for, as getsockopt shows it.
     pub send_buffer: u32,
     pub receive_buffer: u32,
+    /// The most that a backlog counts for (net.core.somaxconn).
+    pub backlog: u32,
     /// What a new socket starts with.
     pub defaults: SocketOptions,
+}
+
+impl Limits {
+    pub fn of(tunables: &Tunables) -> Self {
+        let mut defaults = tunables.options();
+        let most = |bytes: u32| bytes.min(MAX_BUFFER);
+        defaults.send_buffer = defaults.send_buffer.map(most);
+        defaults.receive_buffer = defaults.receive_buffer.map(most);
+        Self {
+            send_buffer: most(tunables.send_asked.saturating_mul(2)),
+            receive_buffer: most(tunables.receive_asked.saturating_mul(2)),
+            backlog: tunables.somaxconn,
+            defaults,
+        }
+    }
 }
 
 /// How far a socket has come, which a few options depend on.
@@ -161,12 +180,12 @@ impl Settings {
         }
     }
 
-    /// getsockopt into `room` bytes, for what does not depend on a connection.
-    pub fn value(&self, level: i32, name: i32, room: usize) -> Result<Value, Errno> {
+    /// getsockopt into `room` bytes, for what does not depend on a connection. `sysctls`: for what the socket has not been told.
+    pub fn value(&self, level: i32, name: i32, room: usize, sysctls: &Sysctls) -> Result<Value, Errno> {
         match level {
             libc::SOL_SOCKET => self.socket_value(name, room),
-            libc::IPPROTO_TCP => self.tcp_value(name),
-            libc::IPPROTO_IP => self.ip_value(name),
+            libc::IPPROTO_TCP => self.tcp_value(name, sysctls),
+            libc::IPPROTO_IP => self.ip_value(name, sysctls),
             _ => Err(libc::ENOPROTOOPT),
         }
     }

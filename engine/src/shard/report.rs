@@ -29,7 +29,7 @@ impl Shard<'_> {
     pub(crate) fn report(&mut self, ticket: u32, sockets: bool) {
         let sockets = if sockets { self.socket_reports() } else { Vec::new() };
         let report = Box::new(ShardReport {
-            stack: self.stack.counters().iter().collect(),
+            stack: self.stack.counters().iter().chain(self.stack.ip_counters().values()).collect(),
             shard: self.own_counters(),
             ports: self
                 .host

@@ -258,6 +258,7 @@ mod tests {
         let settings = Settings::new(Limits {
             send_buffer: 1 << 20,
             receive_buffer: 1 << 20,
+            backlog: 16,
             defaults: persona_stack::SocketOptions::default(),
         });
         let slots: Vec<Slot> = [5, 9, 4_000].into_iter().filter_map(Slot::new).collect();

@@ -159,7 +159,7 @@ impl Engine {
             };
             stack.add_interface(&interface).unwrap();
             stack.add_address(PortId(0), address, 24).unwrap();
-            let limits = Limits { send_buffer: 4 << 20, receive_buffer: 4 << 20, defaults: config.sockets.options() };
+            let limits = Limits { send_buffer: 4 << 20, receive_buffer: 4 << 20, ..Limits::of(&config.sysctls) };
             let shard = Shard::new(Parts { stack, host, links, limits, seed, spin: None }).unwrap();
             threads.push(std::thread::spawn(move || shard.run()));
         }
@@ -167,6 +167,7 @@ impl Engine {
         let stop_seen: &'static OwnedFd = Box::leak(Box::new(stop.try_clone().unwrap()));
         let control = Control::new(control::Parts {
             config,
+            tunables: config.sysctls.started(&config.sizes),
             ledger,
             links,
             session_socket: sockets::session(&place, ledger, &config.access).unwrap(),

@@ -172,6 +172,9 @@ impl<'m> Core<'m> {
         let start = globals.next_port;
         for step in 0..count {
             let port = first + (offset.wrapping_add(start).wrapping_add(step) % count) as u16;
+            if self.env.globals.is_reserved(port) {
+                continue;
+            }
             flow.local_port = port;
             let hash = self.env.globals.secrets.hash(flow);
             if shard_of(hash, shards) != shard || self.tables.find_listener(flow.local, port).is_some() {

@@ -1,6 +1,7 @@
 //! Options of IPPROTO_IP.
 
 use super::{Effect, Errno, Settings, Value, int, only_zero, stack, within};
+use persona_stack::Sysctls;
 
 // Constants that the libc crate does not have for every target.
 const IP_ROUTER_ALERT: i32 = 5;
@@ -15,8 +16,6 @@ const IP_MULTICAST_ALL: i32 = 49;
 const IP_UNICAST_IF: i32 = 50;
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 
-/// Linux's net.ipv4.ip_default_ttl.
-const DEFAULT_TTL: u8 = 64;
 /// ECN's bits are TCP's own.
 const ECN_MASK: u8 = 3;
 
@@ -69,11 +68,11 @@ impl Settings {
         Ok(Effect::Remembered)
     }
 
-    pub(super) fn ip_value(&self, name: i32) -> Result<Value, Errno> {
+    pub(super) fn ip_value(&self, name: i32, sysctls: &Sysctls) -> Result<Value, Errno> {
         let number = match name {
             libc::IP_OPTIONS | IP_PKTOPTIONS => return Ok(Value::bytes(&[])),
             libc::IP_TOS => self.stack.tos.unwrap_or(0).into(),
-            libc::IP_TTL => self.stack.ttl.unwrap_or(DEFAULT_TTL).into(),
+            libc::IP_TTL => self.stack.ttl.map_or(sysctls.ip_default_ttl, u32::from) as i32,
             libc::IP_MULTICAST_TTL => 1,
             libc::IP_MULTICAST_LOOP => self.multicast_loop.into(),
             libc::IP_HDRINCL | IP_ROUTER_ALERT | IP_NODEFRAG | IP_RECVFRAGSIZE | libc::IP_MULTICAST_IF => 0,

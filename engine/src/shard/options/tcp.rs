@@ -1,7 +1,7 @@
 //! Options of IPPROTO_TCP.
 
 use super::{Effect, Errno, LONGEST_VALUE, Settings, Stage, Value, int, only_zero, stack, within};
-use persona_stack::{Congestion, Duration};
+use persona_stack::{Congestion, Duration, Sysctls};
 
 // Constants that the libc crate does not have for every target.
 const TCP_LINGER2: i32 = 8;
@@ -26,8 +26,7 @@ pub const TCP_RTO_MAX_MS: i32 = 44;
 pub const TCP_RTO_MIN_US: i32 = 45;
 pub const TCP_DELACK_MAX_US: i32 = 46;
 
-/// Linux's net.ipv4.tcp_fin_timeout, and the longest that TCP_LINGER2 asks for, in seconds.
-const FIN_TIMEOUT: i32 = 60;
+/// The longest that TCP_LINGER2 asks for, in seconds.
 const LONGEST_FIN_TIMEOUT: i32 = 120;
 /// Half of Linux's smallest receive buffer.
 const LEAST_CLAMP: u32 = 1_152;
@@ -105,10 +104,10 @@ impl Settings {
         Ok(Effect::Remembered)
     }
 
-    pub(super) fn tcp_value(&self, name: i32) -> Result<Value, Errno> {
+    pub(super) fn tcp_value(&self, name: i32, sysctls: &Sysctls) -> Result<Value, Errno> {
         let tcp = &self.stack;
         let seconds =
-            |span: Option<Duration>, default: u64| span.map_or(default, |span| span.as_millis() / 1000) as i32;
+            |span: Option<Duration>, default: u32| span.map_or(default.into(), |span| span.as_millis() / 1000) as i32;
         let number = match name {
             libc::TCP_CONGESTION => {
                 let mut name = [0; 16];
@@ -123,15 +122,15 @@ impl Settings {
             libc::TCP_QUICKACK => (!self.delays_acks).into(),
             // Before a connection is there, Linux shows the smallest MSS it would assume.
             libc::TCP_MAXSEG => tcp.max_segment.unwrap_or(536).into(),
-            libc::TCP_KEEPIDLE => seconds(tcp.keep_idle, 7_200),
-            libc::TCP_KEEPINTVL => seconds(tcp.keep_interval, 75),
-            libc::TCP_KEEPCNT => tcp.keep_count.unwrap_or(9).into(),
-            libc::TCP_SYNCNT => tcp.syn_retries.unwrap_or(6).into(),
+            libc::TCP_KEEPIDLE => seconds(tcp.keep_idle, sysctls.keepalive_time),
+            libc::TCP_KEEPINTVL => seconds(tcp.keep_interval, sysctls.keepalive_intvl),
+            libc::TCP_KEEPCNT => tcp.keep_count.map_or(sysctls.keepalive_probes, u32::from) as i32,
+            libc::TCP_SYNCNT => tcp.syn_retries.map_or(sysctls.syn_retries, u32::from) as i32,
             libc::TCP_USER_TIMEOUT => tcp.user_timeout.map_or(0, |span| span.as_millis() as i32),
             libc::TCP_DEFER_ACCEPT => patience(self.defer_accept) as i32,
             libc::TCP_FASTOPEN => self.fastopen as i32,
             libc::TCP_WINDOW_CLAMP => self.window_clamp as i32,
-            TCP_LINGER2 if self.linger2 == 0 => FIN_TIMEOUT,
+            TCP_LINGER2 if self.linger2 == 0 => sysctls.fin_timeout as i32,
             TCP_LINGER2 => self.linger2,
             libc::TCP_THIN_DUPACK | TCP_REPAIR | TCP_IS_MPTCP | TCP_INQ | TCP_TX_DELAY => 0,
             TCP_REPAIR_QUEUE | TCP_QUEUE_SEQ | TCP_REPAIR_WINDOW => return Err(libc::EINVAL),

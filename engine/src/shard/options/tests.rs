@@ -5,7 +5,12 @@ use super::*;
 use std::collections::BTreeMap;
 
 fn settings() -> Settings {
-    Settings::new(Limits { send_buffer: 1 << 20, receive_buffer: 1 << 20, defaults: SocketOptions::default() })
+    Settings::new(Limits {
+        send_buffer: 1 << 20,
+        receive_buffer: 1 << 20,
+        backlog: 16,
+        defaults: SocketOptions::default(),
+    })
 }
 
 fn set(settings: &mut Settings, level: i32, name: i32, value: i32) -> Result<Effect, Errno> {
@@ -13,7 +18,7 @@ fn set(settings: &mut Settings, level: i32, name: i32, value: i32) -> Result<Eff
 }
 
 fn get(settings: &Settings, level: i32, name: i32) -> Result<Value, Errno> {
-    settings.value(level, name, 256)
+    settings.value(level, name, 256, &Sysctls::LINUX)
 }
 
 const DOCUMENT: &str = include_str!("../../../../docs/sockopts.md");

@@ -506,3 +506,24 @@ fn what_was_agreed_on_stays() {
     script.write(10);
     assert!(script.next().options.timestamps.is_some_and(|Timestamps { echo, .. }| echo != 0));
 }
+
+#[test]
+fn reserved_ports_are_left_alone() {
+    let mut script = Script::new();
+    script.stack.set_port_range(40_000, 40_009).unwrap();
+    script.stack.reserve_ports(&[(40_000, 40_003), (40_005, 40_008)]).unwrap();
+    let mut ports = std::vec![];
+    let local = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    let remote = std::net::SocketAddr::from((PEER, PEER_PORT));
+    let options = SocketOptions::default();
+    loop {
+        match script.stack.connect(script.at(), Owner(7), local, remote, &options, &mut script.bench) {
+            Ok(id) => ports.push(script.stack.local_address(id).unwrap().port()),
+            Err(error) => break assert_eq!(error, Error::AddressNotAvailable),
+        }
+    }
+    ports.sort();
+    assert_eq!(ports, [40_004, 40_009]);
+    assert_eq!(script.stack.reserve_ports(&[(2, 1)]), Err(Error::Invalid));
+    assert_eq!(script.stack.reserve_ports(&[(1, 1); RESERVED_RANGES + 1]), Err(Error::NoMemory));
+}
