@@ -21,7 +21,7 @@ const UNARMED: u32 = 0;
 #[repr(C)]
 pub(crate) struct TimerNode {
     /// In ticks.
-    deadline: u64,
+    pub(crate) deadline: u64,
     next: u32,
     prev: u32,
     /// Level and slot plus one, or [`UNARMED`].
