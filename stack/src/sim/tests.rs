@@ -1,4 +1,4 @@
-//! A thousand seeds, in halves that run side by side; one seed by name; any number for a soak.
+//! Ten thousand seeds, a family at a time; one seed by name; any number for a soak.
 
 use super::*;
 use std::env;
@@ -22,7 +22,7 @@ fn family(family: Family, count: u64) -> Outcome {
 }
 
 /// Seeds of a normal test run, over all families.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 10_000;
 
 macro_rules! families {
     ($($(#[$doc:meta])* $name:ident: $family:ident, |$sum:ident| $check:block;)*) => {

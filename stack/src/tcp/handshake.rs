@@ -166,8 +166,9 @@ impl Conn<'_, '_> {
         // The SYN itself carried an offer of ours.
         tcb.rcv_adv = seq::FIRST + u64::from(tcb.rcv_buffer.min(65_535));
         if !flags.ack() {
-            // Simultaneous open, RFC 9293 figure 8.
+            // Simultaneous open, RFC 9293 figure 8. The peer is alive: however often the SYN went out in vain counts no more.
             tcb.set_state(State::SynReceived);
+            tcb.retries = 0;
             self.resend_handshake(host);
             return;
         }

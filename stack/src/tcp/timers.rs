@@ -72,7 +72,8 @@ impl Conn<'_, '_> {
         // The second of each: retries that do not double the timeout.
         let (doubling, linear) = match self.tcb.state() {
             State::SynSent => (self.tcb.settings.syn_retries(sysctls), sysctls.syn_linear_timeouts),
-            _ => (sysctls.synack_retries.into(), 0),
+            // A simultaneous open, whose SYN,ACKs Linux counts like SYNs.
+            _ => (self.tcb.settings.syn_retries(sysctls), 0),
         };
         let most = doubling + u64::from(linear);
         let bounds = sysctls.rto();

@@ -366,3 +366,20 @@ fn a_half_open_peer_that_asks_is_told_the_window_it_was_offered() {
         assert_eq!((answer.brief(), answer.window), ((A, 1, 1, 0), window));
     }
 }
+
+#[test]
+fn syns_that_cross_late_have_time_to_be_answered() {
+    let mut script = Script::new();
+    script.stamps = true;
+    script.connect(&SocketOptions::default());
+    // Six repetitions were lost.
+    script.pass(10_000_000);
+    while script.try_next().is_some() {}
+    script.inject_with(S, 0, 0, usual(), &[]);
+    assert_eq!(script.next().brief(), (S | A, 0, 1, 0));
+    script.pass(20_000_000);
+    assert_eq!(script.closed(), None);
+    assert_eq!(script.next().brief(), (S | A, 0, 1, 0), "the SYN,ACK is repeated");
+    script.inject_with(S | A, 0, 1, usual(), &[]);
+    assert_eq!(script.info().state, State::Established);
+}
