@@ -19,9 +19,9 @@ pub fn goodput(course: &Course, point: &Point, controller: &str, rounds: usize, 
     let name = format!("goodput, {}, {controller}", point.name);
     let mut figure = Figure::new(name, "Mbit/s", Better::Higher).with_target(GOODPUT);
     let conditions = point.conditions();
-    let task = Task { kind: "flow", controller, ..task(point, &conditions) };
+    let task = Task { kind: "flow", ..task(point, &conditions) };
     for round in 0..rounds {
-        take(course, &task, round, &mut figure, problems, |sample| Ok(gigabits(sample)? * 1000.0));
+        take(course, (&task, controller), round, &mut figure, problems, |sample| Ok(gigabits(sample)? * 1000.0));
     }
     figure
 }
@@ -33,7 +33,7 @@ pub fn latency(course: &Course, point: &Point, rounds: usize, problems: &mut Vec
     let task = Task { kind: "paced", connections: point.connections(), ..task(point, &conditions) };
     let mut medians = Vec::new();
     for round in 0..rounds {
-        take(course, &task, round, &mut tail, problems, |sample| {
+        take(course, (&task, CALM), round, &mut tail, problems, |sample| {
             medians.push(field(sample, "p50")? / 1000.0);
             Ok(field(sample, "p99")? / 1000.0)
         });
@@ -55,14 +55,13 @@ fn task<'a>(point: &Point, conditions: &'a [Conditions; 2]) -> Task<'a> {
         kind: "",
         milliseconds: point.milliseconds(),
         connections: 1,
-        controller: CALM,
     }
 }
 
 /// One pair, with the same seed for both.
 fn take(
     course: &Course,
-    task: &Task<'_>,
+    (task, controller): (&Task<'_>, &str),
     round: usize,
     figure: &mut Figure,
     problems: &mut Vec<String>,
@@ -74,7 +73,7 @@ fn take(
     for turn in 0..2 {
         let at = (turn + round) % 2;
         let outcome = course.repeated(both[at]).and_then(|before| {
-            let sample = course.sample(&[both[at]], &task)?;
+            let sample = course.sample(&[(both[at], controller)], &task)?;
             let after = course.repeated(both[at])?;
             Ok(sample.map(|sample| (sample, after.0 - before.0, after.1 - before.1)))
         });

@@ -43,8 +43,10 @@ pub struct Task<'a> {
     pub kind: &'static str,
     pub milliseconds: u64,
     pub connections: u32,
-    pub controller: &'a str,
 }
+
+/// A client: on whose stack, with which congestion controller.
+pub type Client<'a> = (Who, &'a str);
 
 /// What clients at work at the same time printed, and the emulator's counts.
 pub struct Sample {
@@ -96,10 +98,10 @@ impl Course {
         if both.is_empty() { bail!("no congestion controller is on both sides") } else { Ok(both) }
     }
 
-    /// One sample of all of `who` at once over one link, or nothing when the emulator was the bottleneck each time.
-    pub fn sample(&self, who: &[Who], task: &Task<'_>) -> Result<Option<Sample>> {
+    /// One sample of all clients at once over one link, or nothing when the emulator was the bottleneck each time.
+    pub fn sample(&self, clients: &[Client<'_>], task: &Task<'_>) -> Result<Option<Sample>> {
         for _ in 0..ATTEMPTS {
-            let sample = self.attempt(who, task)?;
+            let sample = self.attempt(clients, task)?;
             let late = ["there", "back"].map(|direction| sample.link[direction]["late_mean_us"].as_u64().unwrap_or(0));
             if sample.link["faults"] == 0 && late.iter().all(|late| *late <= task.tolerance) {
                 return Ok(Some(sample));
@@ -109,7 +111,7 @@ impl Course {
         Ok(None)
     }
 
-    fn attempt(&self, who: &[Who], task: &Task<'_>) -> Result<Sample> {
+    fn attempt(&self, clients: &[Client<'_>], task: &Task<'_>) -> Result<Sample> {
         if interrupted() {
             bail!("interrupted");
         }
@@ -119,21 +121,23 @@ impl Course {
         let emulator = Emulator::start(&self.topology, there, back, task.seed, lifetime)?;
         let (load, address, time) = (binary("load").display().to_string(), address(), task.milliseconds.to_string());
         let count = task.connections.to_string();
-        let program = [&load, task.kind, &address, &time, &count, task.controller];
-        let running: Vec<Running> =
-            who.iter().map(|who| self.topology.spawn(self.side(*who), &program)).collect::<Result<_>>()?;
-        let mut clients = Vec::new();
-        for (who, running) in who.iter().zip(running) {
+        let mut running: Vec<Running> = Vec::new();
+        for (who, controller) in clients {
+            let program = [&load, task.kind, &address, &time, &count, controller];
+            running.push(self.topology.spawn(self.side(*who), &program)?);
+        }
+        let mut printed = Vec::new();
+        for ((who, controller), running) in clients.iter().zip(running) {
             let finished = running.finish(seconds)?;
+            let (told, name) = (finished.stdout, who.name());
             if !finished.status.success() {
-                bail!("{} with {}: {}{}", who.name(), task.controller, finished.stdout, finished.stderr.trim());
+                bail!("{name} with {controller}: {told}{}", finished.stderr.trim());
             }
-            let printed = serde_json::from_str(&finished.stdout);
-            clients.push(printed.with_context(|| format!("{program:?}: not JSON: {}", finished.stdout))?);
+            printed.push(serde_json::from_str(&told).with_context(|| format!("{name}: not JSON: {told}"))?);
         }
         // The last resets reach the server, so that nothing of this is left for the next.
         std::thread::sleep(task.round_trip);
-        Ok(Sample { clients, link: emulator.finish()? })
+        Ok(Sample { clients: printed, link: emulator.finish()? })
     }
 
     fn side(&self, who: Who) -> Side<'_> {

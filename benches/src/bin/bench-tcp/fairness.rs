@@ -1,7 +1,7 @@
 //! Two flows through one bottleneck at once, and what each got of it: Jain's index, (a + b)^2 / 2 (a^2 + b^2). It is 1 for equal
 //! shares and 0.5 for all or nothing.
 
-use crate::course::{Course, Task, Who};
+use crate::course::{Client, Course, Task, Who};
 use crate::points::{POINTS, Point};
 use anyhow::{Context, Result};
 use persona_benches::figures::{Better, Figure, Target};
@@ -9,17 +9,10 @@ use persona_benches::sample::gigabits;
 use std::time::Duration;
 
 const FAIR: Target = Target::AtLeast(0.9);
-/// Against whom the kernel plays in any case.
+/// The kernel's controller, whatever ours is.
 const KERNELS: &str = "cubic";
 /// Paths without random loss, on which a window goes through its cycle many times in the time there is.
 const NAMES: [&str; 3] = ["cable", "dsl", "city"];
-
-/// The kernel's two beside each other have no target: they say what the path allows.
-const PAIRS: [([Who; 2], &str, Option<Target>); 3] = [
-    ([Who::Persona, Who::Persona], "two of ours", Some(FAIR)),
-    ([Who::Persona, Who::Host], "one of ours and one of the kernel's", Some(FAIR)),
-    ([Who::Host, Who::Host], "two of the kernel's", None),
-];
 
 pub fn measure(
     course: &Course,
@@ -27,29 +20,30 @@ pub fn measure(
     (paths, rounds, milliseconds): (usize, usize, u64),
     problems: &mut Vec<String>,
 ) -> Vec<Figure> {
+    let kernels = (Who::Host, KERNELS);
+    // The kernel's two beside each other have no target: they say what the path allows.
+    let mut pairs = vec![([kernels, kernels], format!("two of the kernel's ({KERNELS})"), None)];
+    for controller in controllers {
+        let ours = (Who::Persona, controller.as_str());
+        pairs.push(([ours, ours], format!("two of ours ({controller})"), Some(FAIR)));
+        pairs.push(([ours, kernels], format!("ours ({controller}) and the kernel's ({KERNELS})"), Some(FAIR)));
+    }
     let mut figures = Vec::new();
     for name in &NAMES[..paths] {
         let Some(point) = POINTS.iter().find(|point| point.name == *name) else { continue };
-        for (who, what, target) in PAIRS {
-            for controller in controllers {
-                // The kernel's flow is CUBIC, and so has ours to be for a comparison of like with like.
-                if who.contains(&Who::Host) && controller != KERNELS {
-                    continue;
-                }
-                let name = format!("Jain's index, {what}, {}, {controller}", point.name);
-                let mut figure = Figure::new(name, "", Better::Higher);
-                figure.target = target;
-                for round in 0..rounds {
-                    match shares(course, point, &who, controller, round, milliseconds) {
-                        Ok([one, other]) => {
-                            eprintln!("{}: {one:.2} and {other:.2} Mbit/s", figure.name);
-                            figure.pairs.push((jain(one, other), 1.0));
-                        }
-                        Err(error) => problems.push(format!("{}, round {round}: {error:#}", figure.name)),
+        for (clients, what, target) in &pairs {
+            let mut figure = Figure::new(format!("Jain's index, {name}, {what}"), "", Better::Higher);
+            figure.target = *target;
+            for round in 0..rounds {
+                match shares(course, point, clients, round, milliseconds) {
+                    Ok([one, other]) => {
+                        eprintln!("{}: {one:.2} and {other:.2} Mbit/s", figure.name);
+                        figure.pairs.push((jain(one, other), 1.0));
                     }
+                    Err(error) => problems.push(format!("{}, round {round}: {error:#}", figure.name)),
                 }
-                figures.push(figure);
             }
+            figures.push(figure);
         }
     }
     figures
@@ -59,8 +53,7 @@ pub fn measure(
 fn shares(
     course: &Course,
     point: &Point,
-    who: &[Who; 2],
-    controller: &str,
+    clients: &[Client<'_>; 2],
     round: usize,
     milliseconds: u64,
 ) -> Result<[f64; 2]> {
@@ -72,9 +65,8 @@ fn shares(
         kind: "flow",
         milliseconds,
         connections: 1,
-        controller,
     };
-    let sample = course.sample(who, &task)?.context("the emulator could not carry it")?;
+    let sample = course.sample(clients, &task)?.context("the emulator could not carry it")?;
     let mut rates = [0.0; 2];
     for (rate, client) in rates.iter_mut().zip(&sample.clients) {
         *rate = gigabits(client)? * 1000.0;

@@ -1,7 +1,7 @@
 //! TCP over emulated paths: Persona and the host kernel through the same bottleneck, in turn and at once. Needs root, and
 //! `cargo build --release --workspace`.
 //!
-//! `bench-tcp [--quick] [--point NAME]... [DIRECTORY]`: the table goes to standard output, CSV and SVG to the directory
+//! `bench-tcp [--quick] [--rounds N] [--point NAME]... [DIRECTORY]`: the table goes to standard output, CSV and SVG to the directory
 //! (`target/bench/`). Exit status 1 when a transfer was not exact or a sample could not be taken; a missed target is none.
 
 mod compare;
@@ -25,7 +25,7 @@ struct Effort {
 
 const FULL: Effort = Effort { goodput_rounds: 3, latency_rounds: 2, fairness: (3, 2, 15_000) };
 const QUICK: Effort = Effort { goodput_rounds: 1, latency_rounds: 1, fairness: (1, 1, 6_000) };
-const USAGE: &str = "usage: bench-tcp [--quick] [--point NAME]... [DIRECTORY]";
+const USAGE: &str = "usage: bench-tcp [--quick] [--rounds N] [--point NAME]... [DIRECTORY]";
 
 fn main() -> ExitCode {
     match run() {
@@ -38,17 +38,25 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    let mut rounds = None;
     let (mut quick, mut names, mut directory) = (false, Vec::new(), PathBuf::from("target/bench"));
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => quick = true,
+            "--rounds" => {
+                let word = arguments.next().context(USAGE)?;
+                rounds = Some(word.parse().with_context(|| format!("`{word}` is no number of rounds; {USAGE}"))?);
+            }
             "--point" => names.push(arguments.next().context(USAGE)?),
             option if option.starts_with('-') => bail!("{option}: {USAGE}"),
             path => directory = path.into(),
         }
     }
-    let (effort, points) = (if quick { QUICK } else { FULL }, points::chosen(&names, quick)?);
+    let (mut effort, points) = (if quick { QUICK } else { FULL }, points::chosen(&names, quick)?);
+    if let Some(rounds) = rounds {
+        (effort.goodput_rounds, effort.latency_rounds, effort.fairness.1) = (rounds, rounds, rounds);
+    }
     ground::handle_interrupts()?;
     for name in ["persona", "load", "emulate"] {
         // Says which command builds it.
