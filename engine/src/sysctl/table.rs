@@ -185,7 +185,7 @@ pub static TABLE: &[Entry] = &[
     stack!("net.ipv4.tcp_abort_on_overflow", abort_on_overflow, "", 0, BYTE, "RST when the accept queue is full"),
     nothing("net.ipv4.tcp_adv_win_scale", "a receive buffer holds payload only, so all of it is offered"),
     nothing("net.ipv4.tcp_allowed_congestion_control", "every controller of the stack is open to everybody"),
-    nothing("net.ipv4.tcp_app_win", LINUX_IGNORES),
+    nothing("net.ipv4.tcp_app_win", "no part of a receive buffer is kept for bookkeeping"),
     nothing("net.ipv4.tcp_autocorking", "what was written between two looks of a shard leaves together in any case"),
     Entry {
         name: "net.ipv4.tcp_available_congestion_control",
@@ -309,7 +309,13 @@ pub static TABLE: &[Entry] = &[
         "counted as the time that so many timeouts take from 200 ms on"
     ),
     stack!("net.ipv4.tcp_rfc1337", rfc1337, "", 0, BYTE, "other than 0: RST does not end TIME-WAIT"),
-    engine("net.ipv4.tcp_rmem", "bytes", "three numbers", "of new sockets; the greatest is the key receive_buffer"),
+    engine(
+        "net.ipv4.tcp_rmem",
+        "bytes",
+        "three numbers",
+        "of new sockets; the greatest is the key receive_buffer. The buffer begins with 131072 and grows; with tcp_moderate_rcvbuf = 0 it is \
+         the middle number. The least has no effect",
+    ),
     stack!("net.ipv4.tcp_rto_max_ms", rto_max_ms, "milliseconds", 1_000, 120_000, ""),
     stack!("net.ipv4.tcp_rto_min_us", rto_min_us, "microseconds", 1, 1_000_000, ""),
     stack!("net.ipv4.tcp_sack", sack, "", 0, BYTE, "of handshakes after the change"),
@@ -341,7 +347,12 @@ pub static TABLE: &[Entry] = &[
     ),
     stack!("net.ipv4.tcp_tw_reuse_delay", tw_reuse_delay, "milliseconds", 1, 32_768, ""),
     stack!("net.ipv4.tcp_window_scaling", window_scaling, "", 0, BYTE, "of handshakes after the change"),
-    engine("net.ipv4.tcp_wmem", "bytes", "three numbers", "of new sockets; the greatest is the key send_buffer"),
+    engine(
+        "net.ipv4.tcp_wmem",
+        "bytes",
+        "three numbers",
+        "of new sockets; the greatest is the key send_buffer. The buffer begins with 131072 and grows; the other two have no effect",
+    ),
     nothing("net.ipv4.tcp_workaround_signed_windows", "no peer is left that reads windows as signed numbers"),
 ];
 
