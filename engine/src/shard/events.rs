@@ -8,11 +8,20 @@ use super::record::{self, Phase, set_bits};
 use super::sessions::{owner_of_listener, parse};
 use crate::message::ControlMessage;
 use persona_channel::layout::state_bits;
+use persona_channel::memory::SocketRef;
 use persona_stack::{Changes, CloseReason, ConnectionId, Event, Owner, Status};
 use std::sync::atomic::Ordering;
 
 /// How long an ended flow stays diverted (shared mode): TIME_WAIT as Linux has it, and a little.
 const FLOW_LINGERS: persona_stack::Duration = persona_stack::Duration::from_secs(61);
+
+/// The way to the peer works again: what nobody was told of is no news any more.
+fn forget_soft_error(socket: &SocketRef<'_>) {
+    let state = socket.state;
+    if state.error.load(Ordering::Relaxed) != 0 && state.bits.load(Ordering::Relaxed) & state_bits::ERROR == 0 {
+        state.error.store(0, Ordering::Relaxed);
+    }
+}
 
 impl Shard<'_> {
     /// Takes all events; `true` when there was one.
@@ -85,6 +94,7 @@ impl Shard<'_> {
             socket.state.send_buffer.store(status.send_room, Ordering::Relaxed);
         }
         if acked {
+            forget_soft_error(&socket);
             output |= match &mut record.relay {
                 Some(relay) => {
                     relay.acknowledge(status.snd_acked);
@@ -101,8 +111,11 @@ impl Shard<'_> {
         }
         if soft_error && status.soft_error != 0 {
             socket.state.error.store(status.soft_error.into(), Ordering::Relaxed);
-            set_bits(&socket, state_bits::ERROR);
-            input = true;
+            // SO_ERROR finds it, as on Linux; who wants to be told asks by IP_RECVERR.
+            if record.phase != Phase::Connected || record.settings.reports_errors() {
+                set_bits(&socket, state_bits::ERROR);
+                input = true;
+            }
         }
         if established && record.phase == Phase::Connecting {
             record.phase = Phase::Connected;

@@ -155,6 +155,11 @@ impl Settings {
         Self { defer_accept: 0, fastopen: 0, ..settings }
     }
 
+    /// IP_RECVERR: errors that end nothing are told all the same.
+    pub fn reports_errors(&self) -> bool {
+        self.kept.value(libc::IPPROTO_IP, libc::IP_RECVERR) == Ok(1)
+    }
+
     /// What a socket may write before anything is acknowledged.
     pub fn send_buffer(&self) -> u32 {
         let most = self.stack.send_buffer.unwrap_or(self.limits.send_buffer);

@@ -93,6 +93,35 @@ def unreachable():
 
 
 @scenario
+def unreachable_once_connected():
+    for told in (False, True):
+        # An address behind the peer that it has first, and then says that it cannot be reached.
+        peer("import subprocess; ip=lambda *a: subprocess.run(('ip',)+a, check=True)")
+        peer("ip('address','add','10.96.0.1/32','dev','lo'); listener=serve(); result=None")
+        s = tcp()
+        s.setsockopt(socket.IPPROTO_IP, 11, told)
+        s.connect(("10.96.0.1", peer("result=listener.getsockname()[1]")))
+        peer("c=listener.accept()[0]; listener.close()")
+        peer("ip('address','del','10.96.0.1/32','dev','lo'); ip('route','add','unreachable','10.96.0.1/32')")
+        say("send", s.send(b"x"))
+        if told:
+            wait_for(s, select.POLLERR)
+            say("told, SO_ERROR", error_of(s))
+        else:
+            seen, found = set(), []
+
+            def has_arrived():
+                seen.add((events(s), attempt(s.recv, 1, socket.MSG_DONTWAIT)))
+                found.append(error_of(s))
+                return found[-1] != 0
+
+            wait_until(has_arrived)
+            say("not told, seen", seen)
+            say("not told, SO_ERROR", found[-1])
+        peer("ip('route','del','unreachable','10.96.0.1/32'); c.close()")
+
+
+@scenario
 def nobody_at_the_address():
     s = tcp()
     say("connect", attempt(s.connect, ("10.9.0.77", 9)))

@@ -1,4 +1,5 @@
-//! Options that are remembered and read back, and have no effect: switches, and numbers within bounds.
+//! Options that are remembered and read back: switches, and numbers within bounds. None has an effect but IP_RECVERR, which
+//! decides who is told of a soft error.
 //!
 //! What each would do on Linux, and why it does nothing here, is said in `docs/sockopts.md`.
 
