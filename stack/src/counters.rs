@@ -41,6 +41,7 @@ counters! {
     TcpExtTCPChallengeACK, TcpExtTCPSYNChallenge, TcpExtTCPACKSkippedChallenge, TcpExtTCPACKSkippedSeq,
     TcpExtTCPACKSkippedPAWS, TcpExtTCPACKSkippedTimeWait, TcpExtTCPACKSkippedSynRecv,
     TcpExtTCPSpuriousRTOs, TcpExtTCPSpuriousRtxHostQueues,
+    TcpExtTCPHystartDelayDetect, TcpExtTCPHystartDelayCwnd,
     TcpExtTCPKeepAlive, TcpExtTCPWinProbe, TcpExtTCPToZeroWindowAdv, TcpExtTCPFromZeroWindowAdv,
     TcpExtTCPWantZeroWindowAdv, TcpExtTCPSynRetrans, TcpExtTCPOrigDataSent, TcpExtTCPDelivered,
     TcpExtTCPMTUPFail, TcpExtTCPMTUPSuccess, TcpExtTCPBacklogDrop,

@@ -1,7 +1,8 @@
 //! CUBIC (RFC 9438): the window grows as a cubic function of the time since the last congestion event, at least as fast as
 //! Reno would. Integer arithmetic: milliseconds and bytes.
 
-use super::{Ack, Cause, Controller, MAX_CWND, Path, Window, slow_start};
+use super::hystart::HyStart;
+use super::{Ack, Cause, Controller, MAX_CWND, Path, Window};
 use crate::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -34,6 +35,7 @@ pub(crate) struct Cubic {
     /// What `undo` restores.
     prior_w_max: u32,
     prior_k: u32,
+    hystart: HyStart,
 }
 
 impl Cubic {
@@ -108,10 +110,8 @@ impl Cubic {
 
 impl Controller for Cubic {
     fn on_ack(&mut self, path: &Path, ack: &Ack, window: &mut Window) {
-        if !ack.may_grow {
-            return;
-        }
-        let left = slow_start(window, ack.delivered);
+        // RFC 9438 section 4.10: HyStart++ in the first slow start.
+        let left = self.hystart.slow_start(ack, window);
         if left > 0 {
             self.avoid(path, left, window);
         }
@@ -154,12 +154,13 @@ fn cube_root(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Note;
     use super::super::testing::{ack, path};
     use super::*;
     use zerocopy::FromZeros;
 
     fn window(cwnd: u32, ssthresh: u32) -> Window {
-        Window { cwnd, ssthresh, pacing: 0 }
+        Window { cwnd, ssthresh, pacing: 0, note: Note::None }
     }
 
     /// Loses everything that the window held.

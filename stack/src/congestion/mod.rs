@@ -4,6 +4,7 @@
 //! A new controller is one file with an `impl Controller` and one line in [`controllers!`].
 
 mod cubic;
+mod hystart;
 mod newreno;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -45,6 +46,16 @@ pub(crate) struct Window {
     pub(crate) ssthresh: u32,
     /// Bytes per second; 0: as fast as the window lets.
     pub(crate) pacing: u64,
+    /// What is to be counted, or done beside; [`Note::None`] when a controller is asked.
+    pub(crate) note: Note,
+}
+
+/// What a controller tells beside its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    None,
+    /// Slow start ended because round trips had grown (Linux's TCPHystartDelayDetect).
+    HystartDelay,
 }
 
 /// What an acknowledgement brought.
@@ -236,7 +247,7 @@ mod tests {
 
     #[test]
     fn slow_start_stops_at_the_threshold() {
-        let mut window = Window { cwnd: 10_000, ssthresh: 12_000, pacing: 0 };
+        let mut window = Window { cwnd: 10_000, ssthresh: 12_000, pacing: 0, note: Note::None };
         assert_eq!(slow_start(&mut window, 1_000), 0);
         assert_eq!(window.cwnd, 11_000);
         assert_eq!(slow_start(&mut window, 4_000), 3_000);

@@ -1,6 +1,7 @@
-//! NewReno: additive increase, multiplicative decrease (RFC 5681, RFC 6582).
+//! NewReno: additive increase, multiplicative decrease (RFC 5681, RFC 6582), with HyStart++ in the first slow start.
 
-use super::{Ack, Cause, Controller, MAX_CWND, Path, Window, slow_start};
+use super::hystart::HyStart;
+use super::{Ack, Cause, Controller, MAX_CWND, Path, Window};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -8,14 +9,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub(crate) struct NewReno {
     /// Bytes acknowledged since the window last grew by a segment.
     acked: u64,
+    hystart: HyStart,
 }
 
 impl Controller for NewReno {
     fn on_ack(&mut self, path: &Path, ack: &Ack, window: &mut Window) {
-        if !ack.may_grow {
-            return;
-        }
-        let left = slow_start(window, ack.delivered);
+        let left = self.hystart.slow_start(ack, window);
         // RFC 5681 section 3.1 with byte counting (RFC 3465): a segment per window of acknowledged bytes.
         self.acked += u64::from(left);
         let windows = self.acked / u64::from(window.cwnd);
@@ -41,13 +40,15 @@ impl Controller for NewReno {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Note;
     use super::super::testing::{ack, path};
     use super::*;
+    use zerocopy::FromZeros;
 
     #[test]
     fn a_segment_per_window_above_the_threshold() {
-        let mut reno = NewReno { acked: 0 };
-        let mut window = Window { cwnd: 20_000, ssthresh: 10_000, pacing: 0 };
+        let mut reno = NewReno::new_zeroed();
+        let mut window = Window { cwnd: 20_000, ssthresh: 10_000, pacing: 0, note: Note::None };
         for _ in 0..20 {
             reno.on_ack(&path(0), &ack(1_000), &mut window);
         }
@@ -56,8 +57,8 @@ mod tests {
 
     #[test]
     fn halves_on_loss_but_keeps_two_segments() {
-        let mut reno = NewReno { acked: 0 };
-        let window = Window { cwnd: 20_000, ssthresh: 10_000, pacing: 0 };
+        let mut reno = NewReno::new_zeroed();
+        let window = Window { cwnd: 20_000, ssthresh: 10_000, pacing: 0, note: Note::None };
         let lost =
             |reno: &mut NewReno, in_flight| reno.on_congestion(&Path { in_flight, ..path(0) }, Cause::Loss, &window);
         assert_eq!(lost(&mut reno, 20_000), 10_000);

@@ -9,7 +9,7 @@ use super::flights::bit;
 use super::segment::Arrival;
 use super::sender::fact;
 use super::{Conn, seq};
-use crate::congestion::{self, Ack, Cause, Congestion, Path, RateSample, Window};
+use crate::congestion::{self, Ack, Cause, Congestion, Note, Path, RateSample, Window};
 use crate::counters::Counter;
 
 impl Conn<'_, '_> {
@@ -31,6 +31,7 @@ impl Conn<'_, '_> {
             cwnd: self.tcb.cwnd,
             ssthresh: self.tcb.ssthresh,
             pacing: self.sender_if_any().map_or(0, |sender| sender.pacing_rate),
+            note: Note::None,
         }
     }
 
@@ -50,6 +51,14 @@ impl Conn<'_, '_> {
         let sender = self.sender();
         let answer = congestion::with(kind, &mut sender.control, |controller| act(controller, &path, &mut window));
         self.set_window(&window);
+        match window.note {
+            Note::None => {}
+            Note::HystartDelay => {
+                self.env.count(Counter::TcpExtTCPHystartDelayDetect);
+                let segments = window.cwnd / u32::from(self.tcb.mss).max(1);
+                self.env.count_many(Counter::TcpExtTCPHystartDelayCwnd, u64::from(segments));
+            }
+        }
         answer
     }
 
