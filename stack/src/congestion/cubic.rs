@@ -121,7 +121,7 @@ impl Controller for Cubic {
         self.reduce(path, window.cwnd)
     }
 
-    fn on_idle(&mut self, _path: &Path) {
+    fn on_idle(&mut self, _path: &Path, _window: &mut Window) {
         // RFC 9438 section 5.8: the epoch does not go on while the application sends nothing.
         self.epoch = 0;
     }

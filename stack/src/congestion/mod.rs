@@ -3,6 +3,7 @@
 //!
 //! A new controller is one file with an `impl Controller` and one line in [`controllers!`].
 
+mod bbr;
 mod cubic;
 mod hystart;
 mod newreno;
@@ -36,6 +37,11 @@ pub(crate) struct Path {
     /// Bytes that have arrived, and that were lost, since the connection began to send.
     pub(crate) delivered: u64,
     pub(crate) lost: u64,
+    /// The peer reports what has arrived out of order.
+    pub(crate) sack: bool,
+    /// Where a controller's chance may begin: differs from connection to connection. Whoever sees the connection's
+    /// segments can work it out, who sees by their timing what the controller does anyway.
+    pub(crate) seed: u32,
     pub(crate) now: Instant,
 }
 
@@ -56,6 +62,8 @@ pub(crate) enum Note {
     None,
     /// Slow start ended because round trips had grown (Linux's TCPHystartDelayDetect).
     HystartDelay,
+    /// What is in flight now was kept small on purpose: its rate says nothing of the path.
+    AppLimited,
 }
 
 /// What an acknowledgement brought.
@@ -64,6 +72,10 @@ pub(crate) struct Ack {
     /// Bytes that are newly known to have arrived, in order or not; newly thought to be lost.
     pub(crate) delivered: u32,
     pub(crate) lost: u32,
+    /// Bytes newly reported as marked with congestion experienced (CE); none as long as ECN is not negotiated.
+    pub(crate) marked: u32,
+    /// The window kept data back since the last acknowledgement that moved SND.UNA.
+    pub(crate) cwnd_limited: bool,
     /// The window may grow: it was what limited sending, and no reduction is under way.
     pub(crate) may_grow: bool,
     /// The connection is in fast recovery or comes out of a timeout.
@@ -96,6 +108,8 @@ pub(crate) enum Cause {
     Loss,
     /// The retransmission timer expired, for the first time in a row. The window becomes one segment.
     Timeout,
+    /// The path marked packets instead of dropping them (RFC 3168); at most once in a round trip.
+    Marked,
 }
 
 /// One way to control congestion.
@@ -116,8 +130,8 @@ pub(crate) trait Controller {
     }
 
     /// Sending starts again after an idle time: growth counts from now.
-    fn on_idle(&mut self, path: &Path) {
-        let _ = path;
+    fn on_idle(&mut self, path: &Path, window: &mut Window) {
+        let _ = (path, window);
     }
 
     /// A loss or timeout turned out not to have been one; the window is what it was before.
@@ -167,6 +181,8 @@ controllers! {
     Cubic, "cubic", cubic::Cubic, false;
     /// RFC 5681, RFC 6582.
     NewReno, "reno", newreno::NewReno, false;
+    /// BBRv3, draft-ietf-ccwg-bbr-06.
+    Bbr, "bbr", bbr::Bbr, true;
 }
 
 impl Congestion {
@@ -224,13 +240,25 @@ mod testing {
             in_flight: 0,
             delivered: 0,
             lost: 0,
+            sack: true,
+            seed: 1,
             now: Instant::from_micros(millis * 1_000 + 1),
         }
     }
 
     /// `delivered` bytes arrived, nothing is wrong.
     pub(super) fn ack(delivered: u32) -> Ack {
-        Ack { delivered, lost: 0, may_grow: true, in_recovery: false, round: false, rtt: None, rate: None }
+        Ack {
+            delivered,
+            lost: 0,
+            marked: 0,
+            cwnd_limited: true,
+            may_grow: true,
+            in_recovery: false,
+            round: false,
+            rtt: None,
+            rate: None,
+        }
     }
 }
 

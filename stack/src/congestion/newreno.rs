@@ -29,7 +29,7 @@ impl Controller for NewReno {
         (path.in_flight.min(window.cwnd) / 2).max(2 * path.mss)
     }
 
-    fn on_idle(&mut self, _path: &Path) {
+    fn on_idle(&mut self, _path: &Path, _window: &mut Window) {
         self.acked = 0;
     }
 

@@ -76,6 +76,11 @@ impl Link {
         Self { params, rng, busy_until: 0, burst_until: 0 }
     }
 
+    /// How long a frame that comes at `now` waits for its turn.
+    pub fn backlog(&self, now: u64) -> u64 {
+        self.busy_until.saturating_sub(now)
+    }
+
     /// Takes a frame at `now`. `link`: length of its link header.
     pub fn send(&mut self, now: u64, mut frame: Frame, link: usize) -> Passage {
         let wire_time = match self.params.rate {

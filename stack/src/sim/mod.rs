@@ -12,6 +12,7 @@
 //! ```
 
 pub mod app;
+pub mod bottleneck;
 pub mod content;
 pub mod frames;
 pub mod fuzzing;

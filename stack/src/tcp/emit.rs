@@ -211,6 +211,11 @@ impl Conn<'_, '_> {
         /// An IPv4 packet is at most this long, cut or not.
         const LONGEST: u32 = 65_535;
         let most = self.env.max_segment(self.tcb.port).min(LONGEST).saturating_sub(HEADERS);
+        // draft-ietf-ccwg-bbr section 5.6.3: what is paced leaves in pieces of a millisecond, at least two segments.
+        let most = match self.sender_if_any().map_or(0, |sender| sender.pacing_rate) {
+            0 => most,
+            rate => most.min((rate / 1_000).min(u64::from(LONGEST)) as u32).max(most.min(2 * payload_mss)),
+        };
         (most - most % payload_mss).max(payload_mss)
     }
 }

@@ -9,6 +9,7 @@ use crate::api::{CloseReason, Host};
 use crate::congestion;
 use crate::counters::Counter;
 use crate::env::Unsent;
+use crate::memory::NONE;
 use crate::wire::TcpFlags;
 
 /// One (super-)segment to send.
@@ -443,13 +444,26 @@ impl Conn<'_, '_> {
             }
             tcb.cwnd = tcb.cwnd.max(restart);
         }
-        self.control(|controller, path, _| controller.on_idle(path));
+        self.control(|controller, path, window| controller.on_idle(path, window));
+    }
+
+    /// Before more is written: whether the window had room and there was nothing to fill it, so that samples of what is in
+    /// flight say little of the path (draft-ietf-ccwg-bbr section 4.1.2.4; here, as on Linux, rather than with each ACK).
+    #[inline]
+    fn note_idleness(&mut self) {
+        if self.tcb.snd_end > self.tcb.snd_nxt || self.tcb.sender == NONE {
+            return;
+        }
+        if self.sender().queue.lost == 0 && self.pipe() < u64::from(self.tcb.cwnd) {
+            self.limited_by_application();
+        }
     }
 
     /// The application's end of the stream moved to `end`.
     pub(crate) fn write<H: Host>(&mut self, host: &mut H, end: u64) {
         let end = seq::FIRST + end;
         if end > self.tcb.snd_end && self.tcb.state().sends() && !self.tcb.has(flag::FIN_WANTED) {
+            self.note_idleness();
             self.tcb.snd_end = end;
             self.push(host);
         }

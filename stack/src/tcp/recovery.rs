@@ -22,6 +22,8 @@ impl Conn<'_, '_> {
             in_flight: self.pipe().min(u64::from(u32::MAX)) as u32,
             delivered,
             lost,
+            sack: self.tcb.has(flag::SACK),
+            seed: self.tcb.iss ^ self.tcb.ts_offset.rotate_left(16),
             now: self.now,
         }
     }
@@ -58,8 +60,16 @@ impl Conn<'_, '_> {
                 let segments = window.cwnd / u32::from(self.tcb.mss).max(1);
                 self.env.count_many(Counter::TcpExtTCPHystartDelayCwnd, u64::from(segments));
             }
+            Note::AppLimited => self.limited_by_application(),
         }
         answer
+    }
+
+    /// Samples of what is in flight are not about the path (draft-ietf-ccwg-bbr section 4.1.2.4).
+    pub(crate) fn limited_by_application(&mut self) {
+        let pipe = self.pipe();
+        let sender = self.sender();
+        sender.app_limited = (sender.delivered + pipe).max(1);
     }
 
     fn steers(&self) -> bool {
@@ -450,6 +460,7 @@ impl Conn<'_, '_> {
         // In slow start half a window in use is enough, as on Linux: the next round needs twice of it.
         let limited =
             sender.has(fact::CWND_LIMITED) || (cwnd < ssthresh && u64::from(cwnd) < 2 * (flight + news.acked));
+        let cwnd_limited = sender.has(fact::CWND_LIMITED);
         let may_grow = limited && news.acked > 0 && !in_proportion;
         if may_grow {
             sender.facts &= !fact::CWND_LIMITED;
@@ -463,6 +474,8 @@ impl Conn<'_, '_> {
         let ack = Ack {
             delivered: amount(news.delivered),
             lost: amount(lost),
+            marked: 0,
+            cwnd_limited,
             may_grow,
             in_recovery: state >= recovery::FAST,
             round,
