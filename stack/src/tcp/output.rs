@@ -383,7 +383,8 @@ impl Conn<'_, '_> {
     fn arm_probe(&mut self) {
         let bounds = self.bounds();
         let tcb = &mut *self.tcb;
-        let waits = tcb.snd_end > tcb.snd_nxt;
+        // A FIN waits where pacing holds it back.
+        let waits = tcb.snd_end > tcb.snd_nxt || (tcb.has(flag::FIN_WANTED) && !tcb.has(flag::FIN_SENT));
         if tcb.snd_una == tcb.snd_nxt && waits && tcb.rtx_at == NEVER {
             tcb.rtx_at = self.now.as_micros() + bounds.backed_off(tcb.rto.max(bounds.min), tcb.retries);
         }
