@@ -6,9 +6,11 @@ use super::{Ack, Cause, Controller, MAX_CWND, Path, Window};
 use crate::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// RFC 9438 section 4.6: beta_cubic = 0.7, in tenths.
-const BETA: u64 = 7;
-const BETA_SCALE: u64 = 10;
+/// RFC 9438 section 4.6: beta_cubic = 0.7, in hundredths.
+const BETA: u64 = 70;
+const BETA_SCALE: u64 = 100;
+/// RFC 8511 section 4.1: beta_ecn = 0.85 for CUBIC. A mark comes from a short queue, which less of a reduction drains.
+const BETA_ECN: u64 = 85;
 /// RFC 9438 section 5.1: C = 0.4 segments per second cubed, in tenths.
 const C: u64 = 4;
 const C_SCALE: u64 = 10;
@@ -58,7 +60,7 @@ impl Cubic {
         if at >= k { w_max.saturating_add(change) } else { w_max.saturating_sub(change) }
     }
 
-    fn reduce(&mut self, path: &Path, cwnd: u32) -> u32 {
+    fn reduce(&mut self, path: &Path, cwnd: u32, beta: u64) -> u32 {
         self.prior_w_max = self.w_max;
         self.prior_k = self.k;
         self.epoch = 0;
@@ -68,7 +70,7 @@ impl Cubic {
             if cwnd < self.w_max { (u64::from(cwnd) * (BETA_SCALE + BETA) / (2 * BETA_SCALE)) as u32 } else { cwnd };
         // Section 4.6: from what was in flight, when the application left the window unused.
         let base = u64::from(cwnd.min(path.in_flight.max(cwnd / 2)));
-        ((base * BETA / BETA_SCALE) as u32).max(2 * path.mss)
+        ((base * beta / BETA_SCALE) as u32).max(2 * path.mss)
     }
 
     /// Congestion avoidance: `acked` bytes arrived and the window may grow.
@@ -117,8 +119,12 @@ impl Controller for Cubic {
         }
     }
 
-    fn on_congestion(&mut self, path: &Path, _cause: Cause, window: &Window) -> u32 {
-        self.reduce(path, window.cwnd)
+    fn on_congestion(&mut self, path: &Path, cause: Cause, window: &Window) -> u32 {
+        let beta = match cause {
+            Cause::Marked => BETA_ECN,
+            Cause::Loss | Cause::Timeout => BETA,
+        };
+        self.reduce(path, window.cwnd, beta)
     }
 
     fn on_idle(&mut self, _path: &Path, _window: &mut Window) {
@@ -214,6 +220,13 @@ mod tests {
         lose(&mut cubic, 1_000_000, 0);
         lose(&mut cubic, 800_000, 10);
         assert_eq!(cubic.w_max, 680_000);
+    }
+
+    #[test]
+    fn a_mark_takes_less_than_a_loss() {
+        let mut cubic = Cubic::new_zeroed();
+        let full = Path { in_flight: 1_000_000, ..path(0) };
+        assert_eq!(cubic.on_congestion(&full, Cause::Marked, &window(1_000_000, u32::MAX)), 850_000);
     }
 
     /// On a short path CUBIC is as fast as Reno: RFC 9438 section 4.3.

@@ -5,7 +5,9 @@
 
 mod bbr;
 mod cubic;
+mod dctcp;
 mod hystart;
+mod ledbat;
 mod newreno;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -183,6 +185,10 @@ controllers! {
     NewReno, "reno", newreno::NewReno, false;
     /// BBRv3, draft-ietf-ccwg-bbr-06.
     Bbr, "bbr", bbr::Bbr, true;
+    /// RFC 8257.
+    Dctcp, "dctcp", dctcp::Dctcp, false;
+    /// LEDBAT++, draft-irtf-iccrg-ledbat-plus-plus.
+    Ledbat, "ledbatpp", ledbat::Ledbat, false;
 }
 
 impl Congestion {

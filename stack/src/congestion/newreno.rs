@@ -23,10 +23,16 @@ impl Controller for NewReno {
         window.cwnd = grown.min(u64::from(MAX_CWND)) as u32;
     }
 
-    fn on_congestion(&mut self, path: &Path, _cause: Cause, window: &Window) -> u32 {
+    fn on_congestion(&mut self, path: &Path, cause: Cause, window: &Window) -> u32 {
         self.acked = 0;
-        // RFC 5681 equation (4).
-        (path.in_flight.min(window.cwnd) / 2).max(2 * path.mss)
+        let used = u64::from(path.in_flight.min(window.cwnd));
+        let reduced = match cause {
+            // RFC 8511 section 4.1: a mark comes from a short queue, which 0.8 drains.
+            Cause::Marked => used * 8 / 10,
+            // RFC 5681 equation (4).
+            Cause::Loss | Cause::Timeout => used / 2,
+        };
+        (reduced as u32).max(2 * path.mss)
     }
 
     fn on_idle(&mut self, _path: &Path, _window: &mut Window) {
@@ -63,5 +69,12 @@ mod tests {
             |reno: &mut NewReno, in_flight| reno.on_congestion(&Path { in_flight, ..path(0) }, Cause::Loss, &window);
         assert_eq!(lost(&mut reno, 20_000), 10_000);
         assert_eq!(lost(&mut reno, 1_000), 2_000);
+    }
+
+    #[test]
+    fn a_mark_takes_a_fifth() {
+        let window = Window { cwnd: 20_000, ssthresh: 10_000, pacing: 0, note: Note::None };
+        let full = Path { in_flight: 20_000, ..path(0) };
+        assert_eq!(NewReno::new_zeroed().on_congestion(&full, Cause::Marked, &window), 16_000);
     }
 }

@@ -134,7 +134,7 @@ fn open(world: &mut World, index: usize, flow: &Flow, at: u64) {
         waits_for_acks: false,
         lazy_reader: false,
         fiddle: 0,
-        options: options.clone(),
+        options,
     };
     let keys = (index as u64 * 2, index as u64 * 2 + 1);
     let port = FIRST_PORT + index as u16;
@@ -216,7 +216,9 @@ mod tests {
     fn each_controller_fills_a_link_with_a_queue_as_large_as_the_path() {
         for &congestion in Congestion::ALL {
             let result = run(BROADBAND, &flows(congestion, 1), 5 * SECOND, 20 * SECOND);
-            assert!(result.total() * 10 > BROADBAND.rate * 9, "{congestion:?}: {result:?}");
+            // A tenth of its time LEDBAT++ is out of the way.
+            let percent = if congestion == Congestion::Ledbat { 80 } else { 90 };
+            assert!(result.total() * 100 > BROADBAND.rate * percent, "{congestion:?}: {result:?}");
         }
     }
 
@@ -237,6 +239,16 @@ mod tests {
         assert!(loss_based.queue_mean > 150_000, "{loss_based:?}");
         assert!(bbr.queue_mean < 20_000 && bbr.retransmitted == 0, "{bbr:?}");
         assert!(bbr.total() * 10 > BLOATED.rate * 9, "{bbr:?}");
+    }
+
+    /// Sixty milliseconds of waiting is what LEDBAT++ aims at; beside CUBIC it all but stops.
+    #[test]
+    fn ledbat_waits_little_and_gives_way() {
+        let alone = run(BLOATED, &flows(Congestion::Ledbat, 1), 5 * SECOND, 20 * SECOND);
+        assert!(alone.queue_most < 100_000 && alone.total() * 10 > BLOATED.rate * 8, "{alone:?}");
+        let both = [Congestion::Ledbat, Congestion::Cubic].map(|congestion| Flow { congestion, starts: 0 });
+        let both = run(BLOATED, &both, 10 * SECOND, 30 * SECOND);
+        assert!(both.goodput[0] * 10 < both.goodput[1], "{both:?}");
     }
 
     /// One percent of loss that has nothing to do with congestion.
