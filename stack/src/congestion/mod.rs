@@ -1,11 +1,13 @@
 //! Congestion control: what happened on the path goes in, a window and a pacing rate come out. A controller sees neither the
 //! connection nor the clock; what it has to remember lies in [`Memory`].
 //!
-//! A new controller is one file with an `impl Controller` and one line in [`controllers!`].
+//! A new controller is one file with an `impl Controller` and one line in [`controllers!`]; docs/congestion-control.md shows how.
 
 mod bbr;
 mod cubic;
 mod dctcp;
+#[cfg(test)]
+mod example;
 mod hystart;
 mod ledbat;
 mod newreno;
