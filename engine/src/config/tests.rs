@@ -268,7 +268,7 @@ fn wrong_values_are_refused_with_path_and_reason() {
         ),
         (with_keys(r#""rules": [{"port": "90-80", "use": "host"}]"#), "rules[0].port", "a port such as 443"),
         (with_keys(r#""rules": [{"protocol": "udp", "use": "host"}]"#), "rules[0].protocol", "`udp` is not tcp"),
-        (with_keys(r#""sysctl": "net.ipv4.tcp_congestion_control=bbr""#), "sysctl", "`bbr` is not in this stack"),
+        (with_keys(r#""sysctl": "net.ipv4.tcp_congestion_control=vegas""#), "sysctl", "`vegas` is not in this stack"),
         (with_keys(r#""sysctl": "net.ipv4.tcp_wmem=1 2""#), "sysctl", "not three numbers"),
         (with_keys(r#""sysctl": "net.ipv4.tcp_syn_retries""#), "sysctl", "not of the form name=value"),
         (
