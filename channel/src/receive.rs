@@ -101,21 +101,6 @@ impl ReceiveWriter {
         self.poll_read(socket) >= offset
     }
 
-    /// Relay: the engine reads the stream itself, from the application's cursor. Copies what is there (holes are
-    /// skipped) and moves the cursor; returns the bytes copied.
-    pub fn take(&mut self, socket: &SocketRef<'_>, to: &mut [u8]) -> usize {
-        let from = self.read;
-        let (copied, at) = copy_out(socket, from, self.published, core::iter::once(to));
-        let chunks = socket.receive_chunks();
-        chunks.empty_below(from, at);
-        self.read = at;
-        socket.cursor.rcv_read.store(at, Ordering::Release);
-        if at == self.published && self.high <= self.published {
-            chunks.take_last(at);
-        }
-        copied
-    }
-
     pub fn published(&self) -> u64 {
         self.published
     }
@@ -181,9 +166,33 @@ impl<'m> ReceiveReader<'m> {
         Read { len, mark: self.advance(start, start + len as u64) }
     }
 
+    /// Copies from `from` on. Returns the bytes copied and the offset after them; holes (see
+    /// [`stream`](crate::stream)) count in the offset alone. Ends for any offsets, since a piece is filled or a chunk passed
+    /// with each step, and a map's span is never exceeded.
     fn copy_out<'b>(&self, from: u64, pieces: impl Iterator<Item = &'b mut [u8]>) -> (usize, u64) {
         let end = self.socket.state.rcv_end.load(Ordering::Acquire);
-        copy_out(&self.socket, from, end, pieces)
+        let end = end.min(chunk_start(from).saturating_add(MAP_SPAN));
+        let chunks = self.socket.receive_chunks();
+        let mut at = from;
+        let mut copied = 0;
+        for piece in pieces {
+            let mut filled = 0;
+            while filled < piece.len() && at < end {
+                let rest = (end - at) as usize;
+                let Some(span) = chunks.span(at) else {
+                    at += (CHUNK_SIZE - at as usize % CHUNK_SIZE).min(rest) as u64;
+                    continue;
+                };
+                let len = span.len.min(rest).min(piece.len() - filled);
+                let to = &mut piece[filled..filled + len];
+                // SAFETY: `to` is writable for its length.
+                unsafe { chunks.pool.load(span.chunk, span.at, to.as_mut_ptr(), len) };
+                filled += len;
+                copied += len;
+                at += len as u64;
+            }
+        }
+        (copied, at)
     }
 
     /// Gives back what was read and publishes the cursor. True when the engine wants to hear of it.
@@ -202,37 +211,4 @@ impl<'m> ReceiveReader<'m> {
         let due = self.socket.state.window_update_at.load(Ordering::Relaxed);
         from < due && due <= to
     }
-}
-
-/// Copies from `from` up to `end`. Returns the bytes copied and the offset after them; holes (see
-/// [`stream`](crate::stream)) count in the offset alone. Ends for any offsets, since a piece is filled or a chunk passed
-/// with each step, and a map's span is never exceeded.
-fn copy_out<'b>(
-    socket: &SocketRef<'_>,
-    from: u64,
-    end: u64,
-    pieces: impl Iterator<Item = &'b mut [u8]>,
-) -> (usize, u64) {
-    let chunks = socket.receive_chunks();
-    let end = end.min(chunk_start(from).saturating_add(MAP_SPAN));
-    let mut at = from;
-    let mut copied = 0;
-    for piece in pieces {
-        let mut filled = 0;
-        while filled < piece.len() && at < end {
-            let rest = (end - at) as usize;
-            let Some(span) = chunks.span(at) else {
-                at += (CHUNK_SIZE - at as usize % CHUNK_SIZE).min(rest) as u64;
-                continue;
-            };
-            let len = span.len.min(rest).min(piece.len() - filled);
-            let to = &mut piece[filled..filled + len];
-            // SAFETY: `to` is writable for its length.
-            unsafe { socket.pool.load(span.chunk, span.at, to.as_mut_ptr(), len) };
-            filled += len;
-            copied += len;
-            at += len as u64;
-        }
-    }
-    (copied, at)
 }

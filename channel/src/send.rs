@@ -174,25 +174,6 @@ impl SendReader {
         Ok(count)
     }
 
-    /// Copies bytes of the stream out (for relay). The range as in [`resolve`](Self::resolve).
-    pub fn copy_out(&self, socket: &SocketRef<'_>, offset: u64, to: &mut [u8]) -> Result<(), Hole> {
-        let end = offset.checked_add(to.len() as u64).ok_or(Hole)?;
-        if offset < self.acked || end > self.end {
-            return Err(Hole);
-        }
-        let chunks = socket.send_chunks();
-        let mut done = 0;
-        while done < to.len() {
-            let span = chunks.span(offset + done as u64).ok_or(Hole)?;
-            let rest = &mut to[done..];
-            let len = span.len.min(rest.len());
-            // SAFETY: `len` bytes of `rest` are writable.
-            unsafe { chunks.pool.load(span.chunk, span.at, rest.as_mut_ptr(), len) };
-            done += len;
-        }
-        Ok(())
-    }
-
     /// The peer has acknowledged everything below `acked`: gives the chunks back and tells the application. True when
     /// a waiter for space is to be notified (make an output edge, then [`notify`](crate::wait::notify)).
     pub fn acknowledge(&mut self, socket: &SocketRef<'_>, acked: u64) -> bool {
@@ -215,29 +196,6 @@ impl SendReader {
         if self.holding && self.acked == self.end && socket.send_chunks().take_last(self.acked) {
             self.holding = false;
         }
-    }
-
-    /// Relay: the engine writes to the stream itself, after the application's last byte. Returns how many bytes were
-    /// stored; fewer when the send buffer or the pool has no more room.
-    pub fn append(&mut self, socket: &SocketRef<'_>, bytes: &[u8]) -> usize {
-        let buffer = self.acked + socket.state.send_buffer.load(Ordering::Relaxed) as u64;
-        let limit = buffer.min(chunk_start(self.acked) + MAP_SPAN);
-        let chunks = socket.send_chunks();
-        let start = self.end;
-        let mut rest = &bytes[..bytes.len().min(limit.saturating_sub(start) as usize)];
-        while !rest.is_empty() {
-            let Ok(span) = chunks.hold(self.end) else { break };
-            let (now, later) = rest.split_at(rest.len().min(span.len));
-            chunks.pool.store(span.chunk, span.at, now);
-            self.end += now.len() as u64;
-            rest = later;
-        }
-        if self.end != start {
-            socket.cursor.snd_end.store(self.end, Ordering::Release);
-            chunks.let_go(self.end);
-            self.holding = true;
-        }
-        (self.end - start) as usize
     }
 
     /// Gives back all chunks of a stream that nobody sends from any more.

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{PARAMETERS, Random};
+use common::{PARAMETERS, Random, gather};
 use persona_channel::accept::{AcceptWriter, Accepted};
 use persona_channel::attention::Marks;
 use persona_channel::lane::{LaneReader, Next};
@@ -178,7 +178,6 @@ impl<'m> Engine<'m> {
             at += piece.len;
         }
         assert_eq!(at, len);
-        let _ = send.copy_out(&socket, send.acked(), &mut copy);
         self.outcomes.pieces += count as u64;
     }
 
@@ -187,10 +186,6 @@ impl<'m> Engine<'m> {
         let send = &mut self.connections[index].send;
         let flight = (send.end() - send.acked()) as usize;
         send.acknowledge(&socket, send.acked() + random.below(flight + 1) as u64);
-        if random.below(16) == 0 {
-            let bytes = random.bytes(1500);
-            send.append(&socket, &bytes);
-        }
     }
 
     fn receive(&mut self, index: usize, random: &mut Random) {
@@ -206,10 +201,6 @@ impl<'m> Engine<'m> {
         self.outcomes.short += (stored.len < bytes.len()) as u64;
         receive.publish(&socket, receive.published() + stored.len as u64);
         receive.set_update_at(&socket, receive.published());
-        if random.below(4) == 0 {
-            let mut taken = [0; 5000];
-            assert!(receive.take(&socket, &mut taken) <= taken.len());
-        }
     }
 
     /// A round of attention yields each socket at most once for each word that it takes.
@@ -345,9 +336,8 @@ fn a_hostile_application_harms_nobody_else() {
                 let written = socket.send_writer().write(&bytes);
                 sent.extend_from_slice(&bytes[..written.len]);
                 let end = send.poll_end(&socket);
-                let mut copy = vec![0; (end - send.acked()) as usize];
-                send.copy_out(&socket, send.acked(), &mut copy).expect("nobody damages this session");
-                arrived.extend_from_slice(&copy);
+                // Nobody damages this session.
+                arrived.extend(gather(&send, &socket, send.acked(), (end - send.acked()) as usize));
                 send.acknowledge(&socket, end);
             }
         }

@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{Memory, Random};
+use common::{Memory, Random, gather};
 use persona_channel::copy::Sum;
 use persona_channel::layout::*;
 use persona_channel::memory::{Parameters, SessionRef, SocketRef};
 use persona_channel::receive::ReceiveWriter;
-use persona_channel::send::{Piece, SendReader, WriteEnd};
+use persona_channel::send::{SendReader, WriteEnd};
 use persona_channel::stream::MAX_BUFFER;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -17,17 +17,6 @@ fn socket(session: SessionRef<'_>, send_buffer: u32) -> SocketRef<'_> {
     let socket = session.claim_slot(1).expect("a free slot");
     socket.state.send_buffer.store(send_buffer, Ordering::Relaxed);
     socket
-}
-
-fn gather(reader: &SendReader, socket: &SocketRef<'_>, offset: u64, len: usize) -> Vec<u8> {
-    let mut pieces = vec![Piece { start: std::ptr::null(), len: 0 }; len / CHUNK_SIZE + 2];
-    let count = reader.resolve(socket, offset, len, &mut pieces).expect("the range was published");
-    let mut bytes = Vec::new();
-    for piece in &pieces[..count] {
-        // SAFETY: the piece lies in the session, which nobody changes meanwhile.
-        bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(piece.start, piece.len) });
-    }
-    bytes
 }
 
 #[test]
@@ -62,9 +51,6 @@ fn sent_bytes_arrive_once_and_in_order() {
                     let offset = reader.acked() + skip as u64;
                     let want: Vec<u8> = model.range(skip..skip + len).copied().collect();
                     assert_eq!(gather(&reader, &socket, offset, len), want);
-                    let mut copy = vec![0; len];
-                    reader.copy_out(&socket, offset, &mut copy).expect("the range was published");
-                    assert_eq!(copy, want);
                 }
                 _ => {
                     let end = reader.poll_end(&socket);
@@ -157,41 +143,6 @@ fn received_bytes_arrive_once_and_in_order() {
         writer.release(&socket);
         assert_eq!(session.pool().free.count(), free, "every chunk came back");
     }
-}
-
-/// Relay: the engine writes to the send stream and reads from the receive stream itself.
-#[test]
-fn relay_moves_bytes_from_the_engines_side() {
-    let mut random = Random::new("relay_moves_bytes_from_the_engines_side");
-    let memory = Memory::new();
-    let session = memory.session();
-    let free = session.pool().free.count();
-    let socket = socket(session, 100_000);
-    let (mut send, mut receive) = (SendReader::new(), ReceiveWriter::new());
-    socket.send_writer().write(b"written before relay ");
-    send.poll_end(&socket);
-    let bytes = random.bytes(150_000);
-    let room = 100_000 - 21;
-    assert_eq!(send.append(&socket, &bytes), room, "the send buffer bounds it");
-    assert_eq!(send.append(&socket, &bytes[room..]), 0);
-    assert_eq!(gather(&send, &socket, 0, 21), b"written before relay ");
-    assert!(gather(&send, &socket, 21, room) == bytes[..room]);
-    assert_eq!(socket.cursor.snd_end.load(Ordering::Relaxed), 100_000);
-    send.acknowledge(&socket, 100_000);
-
-    assert_eq!(receive.store(&socket, 0, &bytes).len, bytes.len());
-    receive.publish(&socket, bytes.len() as u64);
-    let mut first = vec![0; 1000];
-    assert_eq!(socket.receive_reader().read(&mut first).len, 1000);
-    receive.poll_read(&socket);
-    let mut rest = vec![0; 200_000];
-    let taken = receive.take(&socket, &mut rest[..70_000]);
-    assert_eq!(taken, 70_000);
-    assert_eq!(receive.take(&socket, &mut rest[taken..]), 79_000);
-    assert!(first[..] == bytes[..1000] && rest[..149_000] == bytes[1000..]);
-    assert_eq!(receive.take(&socket, &mut rest), 0);
-    assert_eq!(socket.receive_reader().available(), 0);
-    assert_eq!(session.pool().free.count(), free, "idle streams hold no chunk");
 }
 
 /// A process dies after it has emptied a chunk's entry and before it published its cursor: the next reader goes on

@@ -47,9 +47,16 @@ fn loom_send_stream() {
 fn take(reader: &mut SendReader, world: &World, seen: &mut Vec<u8>) {
     let socket = world.socket();
     let end = reader.poll_end(&socket);
-    let mut bytes = vec![0; (end - reader.acked()) as usize];
-    reader.copy_out(&socket, reader.acked(), &mut bytes).expect("published");
-    seen.extend(bytes);
+    let chunks = socket.send_chunks();
+    let mut at = reader.acked();
+    while at < end {
+        let span = chunks.span(at).expect("published");
+        let mut bytes = vec![0; span.len.min((end - at) as usize)];
+        // SAFETY: `bytes` is writable for its length.
+        unsafe { chunks.pool.load(span.chunk, span.at, bytes.as_mut_ptr(), bytes.len()) };
+        at += bytes.len() as u64;
+        seen.extend(bytes);
+    }
     reader.acknowledge(&socket, end);
 }
 

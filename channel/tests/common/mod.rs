@@ -2,7 +2,9 @@
 #![allow(dead_code)] // Each test uses its part.
 
 use memmap2::MmapMut;
-use persona_channel::memory::{Parameters, SESSION_SIZE, SessionRef};
+use persona_channel::layout::CHUNK_SIZE;
+use persona_channel::memory::{Parameters, SESSION_SIZE, SessionRef, SocketRef};
+use persona_channel::send::{Piece, SendReader};
 
 /// Anonymous zero memory with a session in it. Only the touched pages exist.
 pub struct Memory {
@@ -75,4 +77,16 @@ impl Random {
         bytes.truncate(len);
         bytes
     }
+}
+
+/// Bytes of a send stream, as the engine finds them.
+pub fn gather(reader: &SendReader, socket: &SocketRef<'_>, offset: u64, len: usize) -> Vec<u8> {
+    let mut pieces = vec![Piece { start: std::ptr::null(), len: 0 }; len / CHUNK_SIZE + 2];
+    let count = reader.resolve(socket, offset, len, &mut pieces).expect("the range was published");
+    let mut bytes = Vec::new();
+    for piece in &pieces[..count] {
+        // SAFETY: the piece lies in the session, which nobody changes meanwhile.
+        bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(piece.start, piece.len) });
+    }
+    bytes
 }

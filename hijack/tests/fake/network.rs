@@ -5,10 +5,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use persona_channel::accept::{AcceptWriter, Accepted};
-use persona_channel::layout::{AddressLine, Command, state_bits};
+use persona_channel::layout::{AddressLine, CHUNK_SIZE, Command, state_bits};
 use persona_channel::memory::{ListenerIndex, Slot, SocketRef};
 use persona_channel::receive::ReceiveWriter;
-use persona_channel::send::SendReader;
+use persona_channel::send::{Piece, SendReader};
 
 use super::{SHARD, Session, descriptors};
 
@@ -220,10 +220,11 @@ impl Network {
         let mut bytes = vec![0; 256 * 1024];
         socket.receive.poll_read(&line);
         loop {
-            let taken = socket.receive.take(&line, &mut bytes);
+            let taken = line.receive_reader().read(&mut bytes).len;
             if taken == 0 {
                 break;
             }
+            socket.receive.poll_read(&line);
             relay.to_anchor.extend(&bytes[..taken]);
         }
         socket.relay = Some(relay);
@@ -325,8 +326,7 @@ impl Network {
         let length = (end - acked).min(room).min(step as u64).min(256 * 1024) as usize;
         let mut moved = false;
         if length > 0 {
-            let mut bytes = vec![0; length];
-            self.sockets[&place].send.copy_out(&line, acked, &mut bytes).expect("published bytes have chunks");
+            let bytes = gather(&self.sockets[&place].send, &line, acked, length);
             let other = self.sockets.get_mut(&peer).expect("looked up above");
             let stored = if let Some(relay) = &mut other.relay {
                 relay.to_anchor.extend(&bytes);
@@ -375,7 +375,9 @@ impl Network {
         let Some(relay) = &mut socket.relay else { return };
         while !relay.to_peer.is_empty() {
             let bytes = relay.to_peer.make_contiguous();
-            let taken = socket.send.append(&line, bytes);
+            // The application's part of the stream: it writes to the anchor now.
+            let taken = line.send_writer().write(bytes).len;
+            socket.send.poll_end(&line);
             relay.to_peer.drain(..taken);
             if taken == 0 {
                 break;
@@ -480,4 +482,18 @@ fn store(line: &AddressLine, local: Option<([u8; 4], u16)>, remote: Option<([u8;
         line.remote[0].store(word(octets), Ordering::Release);
         line.remote_port.store(u32::from(port), Ordering::Release);
     }
+}
+
+/// Bytes of a send stream.
+fn gather(reader: &SendReader, line: &SocketRef<'_>, offset: u64, length: usize) -> Vec<u8> {
+    let mut pieces = vec![Piece { start: std::ptr::null(), len: 0 }; length / CHUNK_SIZE + 2];
+    let count = reader.resolve(line, offset, length, &mut pieces).expect("published bytes have chunks");
+    let mut bytes = vec![0; length];
+    let mut at = 0;
+    for piece in &pieces[..count] {
+        // SAFETY: the piece lies in the session, and the rest of the buffer has room for it. The program may be changing it.
+        unsafe { persona_channel::copy::copy(piece.start, bytes[at..at + piece.len].as_mut_ptr(), piece.len) };
+        at += piece.len;
+    }
+    bytes
 }
