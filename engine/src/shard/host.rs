@@ -6,7 +6,7 @@
 use super::flows::Flows;
 use super::record::{self, Phase, Record};
 use super::routing::Routing;
-use super::sessions::{Sessions, owner_of, parse};
+use super::sessions::{Sessions, owner_of};
 use crate::capture::ShardTap;
 use crate::control::ports::PortUse;
 use crate::hooks::Hooks;
@@ -370,15 +370,9 @@ impl ShardHost<'_> {
     /// The listener that a connection goes to: session and slot. Sharers of an address have their turns; one whose
     /// accept ring is full refuses in its turn, and the client's next segment meets another.
     fn receiver(&mut self, open: &PassiveOpen) -> Option<(u32, Slot)> {
-        let (session, slot) = parse(open.listener_owner)?;
-        let only = self.sessions.get(session).and_then(|attached| attached.listener(slot));
-        if only.is_some_and(|listener| listener.id == open.listener && !listener.shared) {
-            return Some((session, slot));
-        }
-        let count = self.sessions.sharers(open.listener).count();
+        let sharers = self.sessions.sharers(open.listener);
         self.turns = self.turns.wrapping_add(1);
-        let turn = self.turns.checked_rem(count)?;
-        self.sessions.sharers(open.listener).nth(turn).map(|(session, listener)| (session, listener.slot))
+        sharers.get(self.turns.checked_rem(sharers.len())?).copied()
     }
 }
 

@@ -61,16 +61,14 @@ impl Shard<'_> {
             Ok(id) => (id, false),
             // The control thread has found that they may share the port.
             Err(Error::AddressInUse) if settings.reuse_port => {
-                let id = self.host.sessions.listening(*local).ok_or(libc::EADDRINUSE)?;
-                self.host.sessions.sharers(id).for_each(|(_, listener)| listener.shared = true);
-                (id, true)
+                (self.host.sessions.listening(*local).ok_or(libc::EADDRINUSE)?, true)
             }
             Err(error) => return Err(errno(error)),
         };
         let attached = self.host.sessions.get(key.session).ok_or(libc::EBADF)?;
         let mut accept = AcceptWriter::new();
         accept.reset(attached.session.view().accept_ring(*ring, shard_index(self.links.index)));
-        attached.listeners.push(Listener {
+        let listener = Listener {
             slot: key.slot,
             generation: key.generation,
             id,
@@ -81,10 +79,9 @@ impl Shard<'_> {
             settings: *settings,
             // The stack gives connections the options of the first.
             retuned: shared,
-            shared,
             news: false,
-        });
-        Ok(())
+        };
+        if self.host.sessions.add_listener(key.session, listener) { Ok(()) } else { Err(libc::EBADF) }
     }
 
     /// Every shard listens, or none does.
@@ -152,20 +149,13 @@ impl Shard<'_> {
 
     /// Stops listening on this shard. Connections that nobody accepted are reset.
     pub(crate) fn unlisten_here(&mut self, key: SlotKey, ticket: u32) {
-        if let Some(listener) = self.take_listener(key) {
-            if self.host.sessions.sharers(listener.id).next().is_none() {
+        if let Some(listener) = self.host.sessions.take_listener(key.session, key.slot, key.generation) {
+            if self.host.sessions.sharers(listener.id).is_empty() {
                 let _ = self.stack.unlisten(self.now, listener.id, &mut self.host);
             }
             self.reset_unaccepted(key.session, listener);
         }
         self.links.send_control(ControlMessage::Unlistened { ticket });
-    }
-
-    fn take_listener(&mut self, key: SlotKey) -> Option<Listener> {
-        let listeners = &mut self.host.sessions.get(key.session)?.listeners;
-        let place =
-            listeners.iter().position(|listener| listener.slot == key.slot && listener.generation == key.generation)?;
-        Some(listeners.swap_remove(place))
     }
 
     fn reset_unaccepted(&mut self, session: u32, listener: Listener) {

@@ -9,6 +9,7 @@ use persona_channel::lane::LaneReader;
 use persona_channel::layout::{LANES, SOCKETS};
 use persona_channel::memory::{ListenerIndex, Shard, Slot, SocketRef};
 use persona_stack::{ListenerId, Owner};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -41,8 +42,6 @@ pub struct Listener {
     pub settings: Settings,
     /// The settings changed since the stack was told to listen: accepted connections are told theirs.
     pub retuned: bool,
-    /// Others had or have the stack's listener as well, see [`Sessions::sharers`].
-    pub shared: bool,
     /// Connections were put into the accept ring since the waiters were last told.
     pub news: bool,
 }
@@ -53,7 +52,8 @@ pub struct Attached {
     places: Vec<u32>,
     records: Vec<Option<Record>>,
     vacant: Vec<u32>,
-    pub listeners: Vec<Listener>,
+    /// Entered and taken away by [`Sessions`], which knows who shares a listener of the stack.
+    pub(super) listeners: Vec<Listener>,
     pub lanes: [LaneReader; LANES],
     /// Iteration in which there was last something to do.
     pub last_active: u64,
@@ -145,6 +145,8 @@ impl Attached {
 #[derive(Default)]
 pub struct Sessions {
     list: Vec<Option<Box<Attached>>>,
+    /// Whose the stack's listeners are: session and slot. None is empty.
+    sharers: HashMap<ListenerId, Vec<(u32, Slot)>>,
     /// Those that are not parked: what the loop looks at.
     active: Vec<u32>,
     /// How many of them have an event that is not watched.
@@ -164,6 +166,7 @@ impl Sessions {
     pub fn remove(&mut self, session: u32) -> Option<Box<Attached>> {
         self.active.retain(|&active| active != session);
         let attached = self.list.get_mut(session as usize)?.take()?;
+        attached.listeners.iter().for_each(|listener| self.leave(listener.id, (session, listener.slot)));
         self.unwatched -= usize::from(attached.unwatched);
         Some(attached)
     }
@@ -219,16 +222,35 @@ impl Sessions {
         self.iter().flat_map(|attached| &attached.listeners).find(|listener| listener.local == local).map(|one| one.id)
     }
 
-    /// Listeners of all sessions that share the stack's listener `id`.
-    pub fn sharers(&mut self, id: ListenerId) -> impl Iterator<Item = (u32, &mut Listener)> {
-        self.iter().flat_map(move |attached| {
-            let session = attached.session.index;
-            attached
-                .listeners
-                .iter_mut()
-                .filter(move |listener| listener.id == id)
-                .map(move |listener| (session, listener))
-        })
+    /// Enters a listener; `false` when there is no such session.
+    pub fn add_listener(&mut self, session: u32, listener: Listener) -> bool {
+        let (id, slot) = (listener.id, listener.slot);
+        let Some(attached) = self.get(session) else { return false };
+        attached.listeners.push(listener);
+        self.sharers.entry(id).or_default().push((session, slot));
+        true
+    }
+
+    /// Takes away the listener of one life of a slot.
+    pub fn take_listener(&mut self, session: u32, slot: Slot, generation: u32) -> Option<Listener> {
+        let listeners = &mut self.get(session)?.listeners;
+        let place = listeners.iter().position(|listener| listener.slot == slot && listener.generation == generation)?;
+        let listener = listeners.swap_remove(place);
+        self.leave(listener.id, (session, slot));
+        Some(listener)
+    }
+
+    fn leave(&mut self, id: ListenerId, sharer: (u32, Slot)) {
+        let Some(sharers) = self.sharers.get_mut(&id) else { return };
+        sharers.retain(|known| *known != sharer);
+        if sharers.is_empty() {
+            self.sharers.remove(&id);
+        }
+    }
+
+    /// The sockets that share the stack's listener `id`: session and slot. Most are alone.
+    pub fn sharers(&self, id: ListenerId) -> &[(u32, Slot)] {
+        self.sharers.get(&id).map_or(&[], Vec::as_slice)
     }
 
     /// One past the highest index in use.
