@@ -57,6 +57,20 @@ fn a_part_that_the_kernel_lacks_is_named_with_the_version_that_has_it() {
     }
 }
 
+#[test]
+fn an_mtu_beyond_the_interfaces_is_refused_by_check_and_up() {
+    let topology = Topology::new(Link::default()).unwrap();
+    let mut config = one("xdp", &topology);
+    config["interfaces"][0]["mtu"] = 9000.into();
+    let attempt = Attempt::new(&topology, &[], &config);
+    let sentence = attempt.refused();
+    assert!(sentence.contains("config.json: interfaces[0].mtu: 9000 is larger than the MTU of veth0"), "{sentence}");
+    let (persona, file) = (persona_tests::binary("persona"), attempt.directory.path().join("config.json"));
+    let words = [persona.to_str().unwrap(), "check", file.to_str().unwrap()];
+    let checked = topology.spawn(Side::Host, &words).unwrap().finish(20).unwrap();
+    assert_eq!((checked.status.code(), checked.stderr), (Some(1), sentence));
+}
+
 fn xdp_attached(topology: &Topology) -> bool {
     topology.run(&topology.ours, &["ip", "link", "show", "dev", INTERFACE]).unwrap().contains("prog/xdp")
 }

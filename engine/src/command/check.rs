@@ -6,12 +6,12 @@ use anyhow::Result;
 use std::path::Path;
 
 pub(super) fn check(file: Option<&Path>, json: bool) -> Result<()> {
-    let loaded = config::load(file)?;
+    let loaded = up::load(file)?;
     if json {
         return print_json(&loaded);
     }
     up::print_warnings(&loaded);
-    let source = loaded.file.as_ref().map_or("the environment".to_owned(), |file| file.display().to_string());
+    let source = up::source(&loaded);
     println!("{source}: a valid configuration");
     for interface in &loaded.config.interfaces {
         println!("  {}", describe(interface));

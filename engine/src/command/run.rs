@@ -4,7 +4,7 @@
 //! waits, and stops the engine afterwards; its exit status is the program's, a signal's death included.
 
 use super::{library, program, up};
-use crate::config::{self, FILE_VARIABLE};
+use crate::config::FILE_VARIABLE;
 use crate::engine::Engine;
 use crate::keeper::place::{NAME_VARIABLE, RUN_DIR_VARIABLE};
 use crate::keeper::{Place, start};
@@ -101,7 +101,7 @@ fn preload(library: &Path, present: Option<&OsStr>) -> OsString {
 }
 
 fn with_private_engine(order: &Order, path: &Path, library: &Path, place: &Place) -> Result<ExitCode> {
-    let loaded = config::load(order.config.as_deref())?;
+    let loaded = up::load(order.config.as_deref())?;
     up::print_warnings(&loaded);
     up::print_bypassed(&loaded.config);
     up::log_to_stderr(loaded.config.log);
