@@ -54,15 +54,17 @@ pub struct Refusal {
     pub sentence: [u8; SENTENCE],
 }
 
-/// Requests after the welcome. Each gets one [`Grant`] or [`Refusal`].
+/// Requests after the welcome. Each gets one [`Grant`] or [`Refusal`], but for REASON and GONE.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Request {
     pub kind: u32,
-    /// ANCHORS: how many. DOORBELL: the waitable. REASON: a reason code.
+    /// ANCHORS: how many. DOORBELL: the waitable. REASON: a reason code. GONE: the row.
     pub value: u32,
+    /// REASON: which of the process's rows the socket has, below [`ROWS`].
+    pub row: u32,
     /// REASON: address and port the socket was for, as text, NUL padded.
-    pub text: [u8; 56],
+    pub text: [u8; 52],
 }
 
 /// Answer with descriptors (SCM_RIGHTS, in the order of `ids`).
@@ -194,22 +196,27 @@ impl Write for Refusal {
 
 impl Request {
     pub fn anchors(count: u32) -> Self {
-        Self { kind: kind::ANCHORS, value: count, text: [0; 56] }
+        Self { kind: kind::ANCHORS, value: count, row: 0, text: [0; 52] }
     }
 
     pub fn doorbell(waitable: u32) -> Self {
-        Self { kind: kind::DOORBELL, value: waitable, text: [0; 56] }
+        Self { kind: kind::DOORBELL, value: waitable, row: 0, text: [0; 52] }
     }
 
     /// A socket stays on the host; `address` is what it was for.
-    pub fn reason(reason: u32, address: &[u8]) -> Self {
-        Self { kind: kind::REASON, value: reason, text: padded(address) }
+    pub fn reason(row: u32, reason: u32, address: &[u8]) -> Self {
+        Self { kind: kind::REASON, value: reason, row, text: padded(address) }
+    }
+
+    /// The socket of a row is closed.
+    pub fn gone(row: u32) -> Self {
+        Self { kind: kind::GONE, value: row, row: 0, text: [0; 52] }
     }
 
     /// One message's bytes of a known kind, or `None`.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let request = Self::read_from_bytes(bytes).ok()?;
-        matches!(request.kind, kind::ANCHORS | kind::DOORBELL | kind::REASON).then_some(request)
+        matches!(request.kind, kind::ANCHORS | kind::DOORBELL | kind::REASON | kind::GONE).then_some(request)
     }
 
     pub fn text(&self) -> &str {
@@ -285,6 +292,8 @@ fn valid_prefix(bytes: &[u8]) -> &str {
     }
 }
 
+/// Sockets on the host of one process that are listed at once.
+pub const ROWS: usize = 256;
 /// Most anchors of one batch.
 pub const ANCHOR_BATCH: usize = 16;
 
@@ -299,6 +308,8 @@ pub mod kind {
     pub const DOORBELL: u32 = 17;
     /// Reports a socket that stays on the host, for `persona sockets` (no answer).
     pub const REASON: u32 = 18;
+    /// Takes a reported socket away again (no answer).
+    pub const GONE: u32 = 19;
 }
 
 /// Why a socket stays on the host.

@@ -87,10 +87,11 @@ fn answers_and_requests_survive_the_wire() {
     assert_eq!(grant.ids(), [4, 5, 6]);
     assert_eq!(Grant::new(&[7; 99]).ids(), [7; ANCHOR_BATCH]);
     assert_eq!(Grant { count: u32::MAX, ..grant }.ids().len(), ANCHOR_BATCH, "a false count is bounded");
-    for request in [Request::anchors(16), Request::doorbell(200), Request::reason(reason::POLICY, b"10.0.0.1:80")] {
+    let reported = Request::reason(9, reason::POLICY, b"10.0.0.1:80");
+    for request in [Request::anchors(16), Request::doorbell(200), reported, Request::gone(9)] {
         assert_eq!(Request::decode(request.as_bytes()), Some(request));
     }
-    assert_eq!(Request::reason(reason::POLICY, &[b'x'; 99]).text(), "x".repeat(56));
+    assert_eq!(Request::reason(0, reason::POLICY, &[b'x'; 99]).text(), "x".repeat(52));
 }
 
 #[test]

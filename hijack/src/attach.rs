@@ -236,6 +236,7 @@ pub fn in_child() {
     SETUP.reset();
     crate::wait::Seat::forget_spare();
     crate::relisten::in_child();
+    crate::rows::in_child();
     if !identity::is_attached() {
         return;
     }
@@ -294,11 +295,22 @@ pub fn fetch_doorbell(view: &View, waitable: u32) -> Result<c_int, Trouble> {
 }
 
 /// Tells the engine of a socket that stays on the host. Nothing is sent when no session exists.
-pub fn send_reason(code: u32, text: &[u8]) {
+pub fn send_reason(row: u32, code: u32, text: &[u8]) {
     let Some(view) = usable() else { return };
     let Some(_guard) = SETUP.lock() else { return };
     let Ok(connection) = view.connection() else { return };
-    let _ = send(connection, Request::reason(code, text).as_bytes());
+    let _ = send(connection, Request::reason(row, code, text).as_bytes());
+}
+
+/// Tells the engine that the socket of a row is closed. Only an engine that this process talks to already: close() makes no
+/// connection.
+pub fn send_gone(row: u32) {
+    let Some(view) = usable() else { return };
+    let Some(_guard) = SETUP.lock() else { return };
+    let connection = view.connection.load(Ordering::Acquire) - 1;
+    if connection >= 0 {
+        let _ = send(connection, Request::gone(row).as_bytes());
+    }
 }
 
 /// Moves a descriptor of ours to another number; its old one is about to be replaced.

@@ -15,7 +15,7 @@ export! {
         let entry = table::get(fd);
         let listener = listener(fd, entry);
         match entry {
-            Entry::Foreign => {}
+            Entry::Foreign => table::leave_row(fd),
             // Programs that close every number they can think of must not cut us off.
             Entry::Internal => return answer::<()>(Err(Errno(libc::EBADF))),
             entry => release(fd, entry),
@@ -30,7 +30,7 @@ export! {
         if entry == Entry::Internal {
             return answer::<()>(Err(Errno(libc::EBADF)));
         }
-        copied_low(fd, copied(entry, real::dup(fd)))
+        copied_low(fd, copied(fd, entry, real::dup(fd)))
     }
 
     fn dup2(from: c_int, to: c_int) -> c_int {
@@ -46,7 +46,7 @@ export! {
         }
         ready_for_stdio(from, to);
         let replaced = listener(to, table::get(to));
-        let copy = copied(entry, real::dup2(from, to));
+        let copy = copied(from, entry, real::dup2(from, to));
         free_address(replaced);
         copy
     }
@@ -61,7 +61,7 @@ export! {
         }
         ready_for_stdio(from, to);
         let replaced = listener(to, table::get(to));
-        let copy = copied(entry, real::dup3(from, to, flags));
+        let copy = copied(from, entry, real::dup3(from, to, flags));
         free_address(replaced);
         copy
     }
@@ -69,10 +69,10 @@ export! {
     fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
         let entry = table::get(fd);
         match (entry, command) {
-            (Entry::Foreign, _) => copied_by(command, entry, real::fcntl(fd, command, argument)),
+            (Entry::Foreign, _) => copied_by(command, fd, real::fcntl(fd, command, argument)),
             (Entry::Internal, _) => answer::<()>(Err(Errno(libc::EBADF))),
             (_, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
-                copied_low(fd, copied(entry, real::fcntl(fd, command, argument)))
+                copied_low(fd, copied(fd, entry, real::fcntl(fd, command, argument)))
             }
             (Entry::Socket(_), libc::F_GETFL | libc::F_SETFL) => match Handle::unrelayed(fd) {
                 Some(handle) => flags(&handle, command, argument),
@@ -102,6 +102,7 @@ export! {
         if flags == 0 {
             close_listeners(first, last);
         }
+        table::leave_rows(first, last);
         between_ours(first, last, |first, last| real::close_range(first, last, flags))
     }
 
@@ -150,17 +151,19 @@ unsafe fn close_listeners(first: c_uint, last: c_uint) {
 
 /// Forgets what a descriptor meant before it is closed: the number may be somebody else's right after.
 pub fn release(fd: c_int, entry: Entry) {
-    if let Entry::Epoll(set) = entry {
-        if table::forget(fd, entry) {
-            epoll::release(set);
+    match entry {
+        Entry::Foreign => table::leave_row(fd),
+        Entry::Epoll(set) => {
+            if table::forget(fd, entry) {
+                epoll::release(set);
+            }
         }
-        return;
+        _ => drop(table::forget(fd, entry)),
     }
-    table::forget(fd, entry);
 }
 
 /// Enters the copy of a descriptor.
-fn copied(entry: Entry, copy: c_int) -> c_int {
+fn copied(from: c_int, entry: Entry, copy: c_int) -> c_int {
     if copy < 0 {
         return copy;
     }
@@ -169,6 +172,9 @@ fn copied(entry: Entry, copy: c_int) -> c_int {
     }
     if let Entry::Epoll(set) = table::set(copy, entry) {
         epoll::release(set);
+    }
+    if entry == Entry::Foreign {
+        table::share_row(from, copy);
     }
     copy
 }
@@ -188,8 +194,9 @@ fn copied_low(from: c_int, copy: c_int) -> c_int {
 }
 
 /// A foreign descriptor's copy may take a number we have an old entry for.
-fn copied_by(command: c_int, entry: Entry, result: c_int) -> c_int {
-    if matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) { copied(entry, result) } else { result }
+fn copied_by(command: c_int, from: c_int, result: c_int) -> c_int {
+    let copies = matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC);
+    if copies { copied(from, Entry::Foreign, result) } else { result }
 }
 
 /// Moves a descriptor of ours away from a number that the application wants.

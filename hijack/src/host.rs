@@ -10,6 +10,7 @@ use persona_channel::policy::{self, Action, Question, RULE_SIZE, Rule, Side};
 use crate::address::Address;
 use crate::epoll::{self, Memberships};
 use crate::handle::Handle;
+use crate::rows::Row;
 use crate::sys::{self, Errno, Result};
 use crate::table::{self, Entry};
 use crate::{options, place, report};
@@ -52,14 +53,16 @@ pub fn swap(handle: &Handle, code: u32, address: &Address) -> Result<()> {
     options::replay(handle, kernel);
     let mut memberships = Memberships::new();
     epoll::hand_to_kernel(handle, &mut memberships);
+    let row = Row::claim();
     for (fd, entry) in table::entries() {
         if entry == Entry::Socket(handle.id) {
             replace(fd, kernel)?;
+            table::enter_row(fd, row.as_ref());
         }
     }
     let _ = sys::close(kernel);
     memberships.register();
-    report::on_host(handle.fd, code, Some(address));
+    report::on_host(handle.fd, code, Some(address), row.as_ref());
     Ok(())
 }
 

@@ -38,6 +38,7 @@ mod real;
 mod relay;
 mod relisten;
 mod report;
+mod rows;
 mod select;
 mod sendfile;
 mod signals;

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use persona_channel::attach::reason;
 
+use crate::rows::Row;
 use crate::sys::{self, Errno};
 use crate::{address::Address, attach, environment};
 
@@ -44,13 +45,15 @@ fn switch(cell: &AtomicU32, name: &CStr) -> bool {
     }
 }
 
-/// Notes that a socket stays on the host: for `persona sockets`, and on stderr when debugging.
-pub fn on_host(fd: c_int, code: u32, remote: Option<&Address>) {
+/// Notes that a socket stays on the host: for `persona sockets`, if there is a row for it, and on stderr when debugging.
+pub fn on_host(fd: c_int, code: u32, remote: Option<&Address>, row: Option<&Row>) {
     let mut text = Line::new();
     if let Some(remote) = remote {
         let _ = write!(text, "{remote}");
     }
-    attach::send_reason(code, text.bytes());
+    if let Some(row) = row {
+        attach::send_reason(row.id().row, code, text.bytes());
+    }
     if is_debug() {
         let mut line = Line::new();
         let _ = write!(line, "persona: descriptor {fd} ");

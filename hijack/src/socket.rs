@@ -13,6 +13,7 @@ use crate::address::Address;
 use crate::attach::{self, Trouble, View};
 use crate::export::export;
 use crate::handle::{Handle, private_flags};
+use crate::rows::Row;
 use crate::sys::{self, Errno, Result, answer};
 use crate::table::{self, Entry, SocketId};
 use crate::{anchors, command, host, identity, options, real, report};
@@ -122,7 +123,9 @@ unsafe fn on_host(domain: c_int, kind: c_int, protocol: c_int, code: u32) -> c_i
     if fd >= 0 {
         table::set(fd, Entry::Foreign);
         if matches!(domain, libc::AF_INET | libc::AF_INET6 | libc::AF_UNIX) {
-            report::on_host(fd, code, None);
+            let row = Row::claim();
+            table::enter_row(fd, row.as_ref());
+            report::on_host(fd, code, None, row.as_ref());
         }
     }
     fd

@@ -61,7 +61,7 @@ unsafe fn forget(file: *mut FILE) {
     let fd = unsafe { libc::fileno(file) };
     if fd >= 0 {
         match table::get(fd) {
-            Entry::Foreign | Entry::Internal => {}
+            Entry::Internal => {}
             entry => descriptors::release(fd, entry),
         }
     }

@@ -11,6 +11,7 @@ use persona_channel::layout::SOCKETS;
 
 use crate::attach::SESSIONS;
 use crate::inherit;
+use crate::rows::{self, Row, RowId};
 
 /// Numbers the table covers; one beyond is never ours (the kernel's own default limit is the same).
 pub const DESCRIPTORS: usize = 1 << 20;
@@ -43,6 +44,8 @@ const KIND_SHIFT: u32 = 28;
 const SOCKET: u32 = 1;
 const EPOLL: u32 = 2;
 const INTERNAL: u32 = 3;
+/// The kernel's, and known to the engine as such: decodes as foreign.
+const ROW: u32 = 4;
 
 impl Entry {
     fn encode(self) -> u64 {
@@ -104,7 +107,11 @@ pub fn set(fd: c_int, entry: Entry) -> Entry {
         holders(id).fetch_add(1, Ordering::AcqRel);
     }
     HIGHEST.fetch_max(fd + 1, Ordering::AcqRel);
-    let old = Entry::decode(word.swap(entry.encode(), Ordering::AcqRel));
+    let old = word.swap(entry.encode(), Ordering::AcqRel);
+    if let Some(row) = row_of(old) {
+        rows::leave(row);
+    }
+    let old = Entry::decode(old);
     if let Entry::Socket(id) = old {
         holders(id).fetch_sub(1, Ordering::AcqRel);
     }
@@ -121,6 +128,58 @@ pub fn forget(fd: c_int, expected: Entry) -> bool {
         holders(id).fetch_sub(1, Ordering::AcqRel);
     }
     done
+}
+
+/// Gives a number of the kernel's a row of `persona sockets`.
+pub fn enter_row(fd: c_int, row: Option<&Row>) {
+    if let (Some(row), Some(word)) = (row, TABLE.get(fd as usize)) {
+        join(fd, word, row.id());
+    }
+}
+
+/// The copy of a number of the kernel's has the same row.
+pub fn share_row(fd: c_int, copy: c_int) {
+    if let (Some(row), Some(word)) = (TABLE.get(fd as usize).and_then(row_in), TABLE.get(copy as usize)) {
+        join(copy, word, row);
+    }
+}
+
+/// A number of the kernel's is about to be closed. One load if it has no row.
+#[inline]
+pub fn leave_row(fd: c_int) {
+    let Some(word) = TABLE.get(fd as usize) else { return };
+    let known = word.load(Ordering::Acquire);
+    if let Some(row) = row_of(known)
+        && word.compare_exchange(known, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    {
+        rows::leave(row);
+    }
+}
+
+/// As [`leave_row`] for all numbers of a range.
+pub fn leave_rows(first: u32, last: u32) {
+    let end = (HIGHEST.load(Ordering::Acquire) as u32).min(last.saturating_add(1));
+    (first..end).for_each(|fd| leave_row(fd as c_int));
+}
+
+fn join(fd: c_int, word: &AtomicU64, row: RowId) {
+    if rows::join(row) {
+        HIGHEST.fetch_max(fd + 1, Ordering::AcqRel);
+        let new = u64::from(row.family) << 32 | u64::from(ROW << KIND_SHIFT | row.row);
+        // A number that means something else by now is somebody else's.
+        if word.compare_exchange(0, new, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            rows::leave(row);
+        }
+    }
+}
+
+fn row_in(word: &AtomicU64) -> Option<RowId> {
+    row_of(word.load(Ordering::Acquire))
+}
+
+fn row_of(word: u64) -> Option<RowId> {
+    let low = word as u32;
+    (low >> KIND_SHIFT == ROW).then_some(RowId { row: low & !(ROW << KIND_SHIFT), family: (word >> 32) as u32 })
 }
 
 /// True if some descriptor of this process refers to the socket.

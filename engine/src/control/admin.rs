@@ -217,7 +217,7 @@ impl Control<'_> {
     fn host_sockets(&self) -> Vec<Socket> {
         let mut sockets = Vec::new();
         for process in self.processes.values() {
-            for (reason, address) in &process.reasons {
+            for (reason, address) in process.reasons.iter().flatten() {
                 sockets.push(Socket {
                     state: "HOST".to_owned(),
                     local: "*:*".to_owned(),

@@ -7,7 +7,9 @@ use crate::ledger::{Kind, MAY_BIND_RESERVED};
 use crate::message::ShardMessage;
 use crate::session::{Peer, Session, SessionOptions};
 use crate::{clock, config};
-use persona_channel::attach::{ANCHOR_BATCH, Grant, Hello, LARGEST_MESSAGE, Refusal, Request, Welcome, kind, reason};
+use persona_channel::attach::{
+    ANCHOR_BATCH, Grant, Hello, LARGEST_MESSAGE, ROWS, Refusal, Request, Welcome, kind, reason,
+};
 use persona_channel::layout::{SHARDS, session_flags};
 use persona_channel::memory::Slot;
 use persona_channel::stream::MAX_BUFFER;
@@ -24,8 +26,6 @@ use zerocopy::IntoBytes;
 const POOL: usize = 64;
 /// Sessions of an engine.
 const SESSIONS: usize = 4_096;
-/// Reports of sockets on the host that are remembered of one process.
-const REASONS: usize = 64;
 /// Messages taken from one process in one go.
 const MESSAGES: usize = 32;
 
@@ -41,8 +41,8 @@ pub struct Process {
     pub session: Option<u32>,
     pub program: String,
     anchors: Vec<u32>,
-    /// Sockets of this process that the host serves: reason, and what they were for.
-    pub reasons: Vec<(u32, String)>,
+    /// Sockets of this process that the host serves, by row: reason, and what they were for.
+    pub reasons: Vec<Option<(u32, String)>>,
 }
 
 fn refusal(sentence: std::fmt::Arguments<'_>) -> Option<Box<Refusal>> {
@@ -116,11 +116,19 @@ impl Control<'_> {
             kind::ANCHORS => self.grant_anchors(serial, request.value),
             kind::DOORBELL => self.grant_doorbell(serial, request.value),
             kind::REASON => {
-                if let Some(process) = self.processes.get_mut(&serial) {
-                    if process.reasons.len() == REASONS {
-                        process.reasons.remove(0);
+                let row = request.row as usize;
+                if let Some(process) = self.processes.get_mut(&serial).filter(|_| row < ROWS) {
+                    if process.reasons.len() <= row {
+                        process.reasons.resize(row + 1, None);
                     }
-                    process.reasons.push((request.value, request.text().to_owned()));
+                    process.reasons[row] = Some((request.value, request.text().to_owned()));
+                }
+                Ok(())
+            }
+            kind::GONE => {
+                let process = self.processes.get_mut(&serial);
+                if let Some(row) = process.and_then(|process| process.reasons.get_mut(request.value as usize)) {
+                    *row = None;
                 }
                 Ok(())
             }

@@ -422,7 +422,8 @@ fn the_command_is_answered() {
     let accepted = server.accept(&listener);
     client.write(&sock, &pattern(100_000, 1));
     server.read(&accepted, 100_000);
-    client.request_reason(2, "203.0.113.1:53");
+    client.request_reason(7, 2, "203.0.113.1:53");
+    client.request_reason(u32::MAX, 2, "no such row");
 
     let sockets = left.sockets();
     let connection = sockets.iter().find(|socket| socket["state"] == "ESTAB").expect("the connection is listed");
@@ -431,6 +432,9 @@ fn the_command_is_answered() {
     assert_eq!(connection["tcp"]["mss"], 1_448);
     let host = until("the host's socket", || left.sockets().into_iter().find(|socket| socket["state"] == "HOST"));
     assert!(host["reason"].as_str().unwrap().contains("type"), "{host}");
+    client.request_gone(u32::MAX);
+    client.request_gone(7);
+    until("its end", || left.sockets().iter().all(|socket| socket["state"] != "HOST").then_some(()));
     let listeners = right.sockets();
     assert_eq!(listeners.iter().filter(|socket| socket["state"] == "LISTEN").count(), 1, "once, not per shard");
     assert!(listeners.iter().any(|socket| socket["local"] == local.to_string()));

@@ -372,9 +372,16 @@ impl App {
     }
 
     /// Reports a socket that stays on the host.
-    pub fn request_reason(&self, reason: u32, address: &str) {
-        let request = Request::reason(reason, address.as_bytes());
-        rustix::net::send(&self.connection, zerocopy::IntoBytes::as_bytes(&request), SendFlags::NOSIGNAL).unwrap();
+    pub fn request_reason(&self, row: u32, reason: u32, address: &str) {
+        self.tell(&Request::reason(row, reason, address.as_bytes()));
+    }
+
+    pub fn request_gone(&self, row: u32) {
+        self.tell(&Request::gone(row));
+    }
+
+    fn tell(&self, request: &Request) {
+        rustix::net::send(&self.connection, zerocopy::IntoBytes::as_bytes(request), SendFlags::NOSIGNAL).unwrap();
     }
 
     pub fn address(address: SocketAddr) -> [u64; 4] {

@@ -302,6 +302,7 @@ impl Engine {
                     kind::REASON => {
                         let _ = self.reasons.send((request.value, request.text().to_owned()));
                     }
+                    kind::GONE => {}
                     other => panic!("request of kind {other}"),
                 }
             }
