@@ -207,9 +207,11 @@ impl FlightPool<'_> {
             *departure;
         let tail = queue.tail;
         if tail != NONE {
+            let last = queue.newest == tail;
             let flight = self.at(tail);
             debug_assert!(flight.end == start);
-            let fresh = !flight.has(bit::SACKED | bit::LOST | bit::RESENT);
+            // Nothing was sent in between: RACK goes by the order in which things left.
+            let fresh = !flight.has(bit::SACKED | bit::LOST | bit::RESENT) && last;
             if fresh && at - flight.sent_at <= grain && flight.has(bit::APP_LIMITED) == app_limited {
                 flight.end = end;
                 flight.in_flight = in_flight;

@@ -281,3 +281,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_left_after_a_repetition_does_not_join_what_left_before() {
+    let mut memory = Memory::new(1, 16);
+    let mut queue = SentQueue::EMPTY;
+    let mut pool = memory.pool();
+    pool.sent(&mut queue, 0, 10, &departure(100, 50));
+    pool.sent(&mut queue, 10, 20, &departure(120, 50));
+    assert_eq!(queue.count, 1, "within the grain");
+    pool.lose_head(&mut queue, 10);
+    pool.resent(&mut queue, queue.head_index(), 10, &departure(130, 50));
+    pool.sent(&mut queue, 20, 30, &departure(140, 50));
+    let times: Vec<_> = walk(pool.records, &queue).map(|flight| (flight.start, flight.sent_at)).collect();
+    assert_eq!(times, [(0, 130), (10, 100), (20, 140)]);
+}
