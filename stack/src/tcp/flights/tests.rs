@@ -291,7 +291,8 @@ fn what_left_after_a_repetition_does_not_join_what_left_before() {
     pool.sent(&mut queue, 10, 20, &departure(120, 50));
     assert_eq!(queue.count, 1, "within the grain");
     pool.lose_head(&mut queue, 10);
-    pool.resent(&mut queue, queue.head_index(), 10, &departure(130, 50));
+    let head = queue.head_index();
+    pool.resent(&mut queue, head, 10, &departure(130, 50));
     pool.sent(&mut queue, 20, 30, &departure(140, 50));
     let times: Vec<_> = walk(pool.records, &queue).map(|flight| (flight.start, flight.sent_at)).collect();
     assert_eq!(times, [(0, 130), (10, 100), (20, 140)]);
