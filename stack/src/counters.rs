@@ -43,7 +43,7 @@ counters! {
     TcpExtTCPSpuriousRTOs, TcpExtTCPSpuriousRtxHostQueues,
     TcpExtTCPHystartDelayDetect, TcpExtTCPHystartDelayCwnd,
     TcpExtTCPKeepAlive, TcpExtTCPWinProbe, TcpExtTCPToZeroWindowAdv, TcpExtTCPFromZeroWindowAdv,
-    TcpExtTCPWantZeroWindowAdv, TcpExtTCPSynRetrans, TcpExtTCPOrigDataSent, TcpExtTCPDelivered,
+    TcpExtTCPWantZeroWindowAdv, TcpExtTCPSynRetrans, TcpExtTCPOrigDataSent, TcpExtTCPDelivered, TcpExtTCPDeliveredCE,
     TcpExtTCPMTUPFail, TcpExtTCPMTUPSuccess, TcpExtTCPBacklogDrop,
     /// Segments that the port had no room for, or whose next hop was not known yet; the stack sent them later.
     PersonaTxBusy,

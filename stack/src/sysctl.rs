@@ -34,6 +34,10 @@ sysctls! {
     dsack = 1;
     /// Tail loss probes: 3 and 4 on, else off.
     early_retrans = 3;
+    /// 0: no ECN, 1: asked for and accepted, 2: accepted.
+    ecn = 2;
+    /// 1: a SYN that has to be repeated asks no more.
+    ecn_fallback = 1;
     /// Seconds that an orphan stays in FIN-WAIT-2.
     fin_timeout = 60;
     /// Looking whether a timeout was spurious (RFC 5682); 0: off.

@@ -33,6 +33,11 @@ counters! {
     ip_in_delivers: "IpInDelivers",
     ip_in_truncated: "IpExtInTruncatedPkts",
     ip_in_csum_errors: "IpExtInCsumErrors",
+    /// By ECN codepoint; each segment of a merged train counts, as on Linux.
+    ip_in_no_ect: "IpExtInNoECTPkts",
+    ip_in_ect1: "IpExtInECT1Pkts",
+    ip_in_ect0: "IpExtInECT0Pkts",
+    ip_in_ce: "IpExtInCEPkts",
     ip_out_requests: "IpOutRequests",
     ip_out_discards: "IpOutDiscards",
     ip_out_no_routes: "IpOutNoRoutes",

@@ -55,6 +55,7 @@ pub fn receive<'a, H: Host>(
         }
     };
     let header = packet.header;
+    count_codepoint(links, &packet, frame.gso_size);
     if header.is_fragment() {
         return on_fragment(now, port, &packet, links, reassembly, host);
     }
@@ -119,6 +120,25 @@ pub fn on_timeout<H: Host>(now: Instant, links: &mut Links<'_>, reassembly: &mut
             }
         }
     }
+}
+
+fn count_codepoint(links: &mut Links<'_>, packet: &Ipv4Packet<'_>, gso_size: u16) {
+    let packets = match gso_size {
+        0 => 1,
+        size => {
+            let payload = packet.payload();
+            let header = payload.head().get(12).map_or(0, |offset| usize::from(offset >> 4) * 4);
+            payload.len().saturating_sub(header).div_ceil(usize::from(size)).max(1) as u64
+        }
+    };
+    let counters = &mut *links.counters;
+    let counter = match packet.header.tos() & 3 {
+        0 => &mut counters.ip_in_no_ect,
+        1 => &mut counters.ip_in_ect1,
+        2 => &mut counters.ip_in_ect0,
+        _ => &mut counters.ip_in_ce,
+    };
+    *counter += packets;
 }
 
 fn count_discard(links: &mut Links<'_>, reason: Discard) {

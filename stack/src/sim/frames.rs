@@ -116,7 +116,7 @@ fn cut(frame: &Frame, size: usize, link: usize) -> Vec<Frame> {
         if place != 0 {
             kept = kept.without(TcpFlags::CWR);
         }
-        bytes[tcp + 13] = kept.0;
+        bytes[tcp + 13] = kept.0 as u8;
         seal(&mut bytes, ip, tcp);
         Frame { bytes, gso_size: 0, partial: false, corrupt: false, whole: None }
     };
@@ -163,7 +163,7 @@ pub fn receive(frames: Vec<Frame>, link: usize, merge: bool, verify: bool, split
         {
             train.tail.push(frame.bytes[next.place.payload..next.place.end].to_vec());
             train.gso_size = last.size as u16;
-            train.head[last.place.tcp + 13] |= next.flags.0 & TcpFlags::PSH.0;
+            train.head[last.place.tcp + 13] |= (next.flags.0 & TcpFlags::PSH.0) as u8;
             last.extend(next);
             continue;
         }
@@ -218,7 +218,7 @@ impl Mergeable {
         for range in [place.ip + 2..place.ip + 6, place.ip + 10..place.ip + 12, place.tcp + 4..place.tcp + 8] {
             same[range].fill(0);
         }
-        same[place.tcp + 13] &= !TcpFlags::PSH.0;
+        same[place.tcp + 13] &= !(TcpFlags::PSH.0 as u8);
         same[place.tcp + 16..place.tcp + 18].fill(0);
         let seq = tcp.seq();
         let next_seq = seq + size as u32;
@@ -272,7 +272,7 @@ pub fn fragment(frame: &Frame, link: usize, mtu: usize) -> Vec<Frame> {
 /// Takes options off a SYN, as middleboxes do: those that `drop` names are overwritten with NOP.
 pub fn strip_options(frame: &mut Frame, link: usize, drop: impl Fn(u8) -> bool) {
     let Some(place) = frame.tcp_place(link) else { return };
-    if frame.corrupt || frame.bytes[place.tcp + 13] & TcpFlags::SYN.0 == 0 {
+    if frame.corrupt || frame.bytes[place.tcp + 13] & TcpFlags::SYN.0 as u8 == 0 {
         return;
     }
     let options = &mut frame.bytes[place.tcp + 20..place.payload];

@@ -145,7 +145,7 @@ impl Fuzzed<'_> {
 
     /// A segment near where the two ends are.
     fn segment(&mut self, bytes: &mut Bytes<'_>) {
-        let flags = TcpFlags(bytes.byte());
+        let flags = TcpFlags(bytes.byte().into());
         let now = self.at();
         let (received, sent) = match self.id().and_then(|id| self.stack.info(now, id).ok()) {
             Some(info) if info.state == State::SynSent => (u64::from(!flags.syn()), 1),

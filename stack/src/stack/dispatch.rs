@@ -14,7 +14,7 @@ use crate::sysctl::Sysctls;
 use crate::tcp::block::{Request, Tcb, change, flag};
 use crate::tcp::listen::{self, Agreed};
 use crate::tcp::segment::{Arrival, Bytes};
-use crate::tcp::{reply, seq, timewait};
+use crate::tcp::{ecn, reply, seq, timewait};
 use crate::time::Instant;
 use crate::wire::{TcpView, checksum, protocol};
 use core::net::IpAddr;
@@ -72,6 +72,7 @@ impl<'m> Core<'m> {
             seq: view.seq(),
             ack: view.ack(),
             flags: view.flags(),
+            ecn: packet.tos & ecn::codepoint::MASK,
             window: view.window(),
             urgent: view.urgent(),
             options: &options,

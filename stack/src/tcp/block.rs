@@ -62,7 +62,8 @@ pub(crate) struct Tcb {
     pub(crate) ofo_count: u16,
     /// [`timer`]: what `rtx_at` is for.
     pub(crate) rtx_kind: u8,
-    pub(crate) _pad0: u8,
+    /// [`ecn::bit`](super::ecn::bit): what was agreed on, and what is due.
+    pub(crate) ecn: u8,
     /// When TS.Recent was last updated, in seconds.
     pub(crate) ts_recent_at: u32,
     /// The sending half ([`super::sender::Sender`]), or [`NONE`].
@@ -167,7 +168,8 @@ pub(crate) struct Tcb {
     pub(crate) listener: u32,
     /// Last answer to an unacceptable segment, in milliseconds (wrapping).
     pub(crate) oow_ms: u32,
-    pub(crate) _pad5: u32,
+    /// Segments of ours that arrived with a mark, as far as the peer has told.
+    pub(crate) delivered_ce: u32,
 }
 
 const _: () = assert!(size_of::<Tcb>() == 448);
@@ -342,7 +344,9 @@ pub(crate) struct Request {
     /// [`flag::TIMESTAMPS`], [`flag::SACK`].
     pub(crate) flags: u8,
     pub(crate) port: u8,
-    pub(crate) _pad: [u8; 2],
+    /// As in [`Tcb::ecn`].
+    pub(crate) ecn: u8,
+    pub(crate) _pad: u8,
     /// Last answer to an unacceptable segment, in milliseconds (wrapping).
     pub(crate) oow_ms: u32,
     pub(crate) _pad1: [u8; 36],

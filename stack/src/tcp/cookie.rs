@@ -15,6 +15,7 @@ const PERIOD: u64 = 64_000_000;
 const STAMP_BITS: u32 = 6;
 const STAMP_SCALE: u32 = 0xf;
 const STAMP_SACK: u32 = 1 << 4;
+const STAMP_ECN: u32 = 1 << 5;
 
 /// What a valid cookie says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,19 +47,32 @@ fn seal(secrets: &Secrets, flow: &Flow, irs: u32, count: u32, place: u32) -> u32
     secrets.cookie(flow, irs, count, place) << MSS_BITS | place
 }
 
-/// Puts the options of a SYN into the timestamp of its answer; the peer's clock sees one that is a little behind.
-pub(crate) fn stamp_options(stamp: u32, options: &TcpOptions) -> u32 {
+/// What the timestamp of a SYN,ACK brings back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamped {
+    pub(crate) window_scale: Option<u8>,
+    pub(crate) sack: bool,
+    pub(crate) ecn: bool,
+}
+
+/// Puts the options of a SYN, and whether ECN was agreed on, into the timestamp of its answer; the peer's clock sees one that is a little behind.
+pub(crate) fn stamp_options(stamp: u32, options: &TcpOptions, ecn: bool) -> u32 {
     let scale = options.window_scale.map_or(STAMP_SCALE, |scale| u32::from(scale.min(14)));
     let sack = if options.sack_permitted { STAMP_SACK } else { 0 };
-    let marked = stamp & !((1 << STAMP_BITS) - 1) | scale | sack;
+    let ecn = if ecn { STAMP_ECN } else { 0 };
+    let marked = stamp & !((1 << STAMP_BITS) - 1) | scale | sack | ecn;
     // Never ahead of the clock: the next segment's timestamp must not be behind.
     if marked.wrapping_sub(stamp) as i32 > 0 { marked.wrapping_sub(1 << STAMP_BITS) } else { marked }
 }
 
-/// The options that [`stamp_options`] put into the timestamp which the peer echoes: scale and SACK permitted.
-pub(crate) fn read_stamp(echo: u32) -> (Option<u8>, bool) {
+/// What [`stamp_options`] put into the timestamp which the peer echoes.
+pub(crate) fn read_stamp(echo: u32) -> Stamped {
     let scale = echo & STAMP_SCALE;
-    ((scale != STAMP_SCALE).then_some(scale as u8), echo & STAMP_SACK != 0)
+    Stamped {
+        window_scale: (scale != STAMP_SCALE).then_some(scale as u8),
+        sack: echo & STAMP_SACK != 0,
+        ecn: echo & STAMP_ECN != 0,
+    }
 }
 
 #[cfg(test)]
@@ -87,10 +101,10 @@ mod tests {
         }
 
         #[test]
-        fn options_survive_in_the_timestamp(stamp: u32, scale in prop::option::of(0u8..15), sack: bool) {
+        fn options_survive_in_the_timestamp(stamp: u32, scale in prop::option::of(0u8..15), sack: bool, ecn: bool) {
             let options = TcpOptions { window_scale: scale, sack_permitted: sack, ..TcpOptions::default() };
-            let marked = stamp_options(stamp, &options);
-            prop_assert_eq!(read_stamp(marked), (scale, sack));
+            let marked = stamp_options(stamp, &options, ecn);
+            prop_assert_eq!(read_stamp(marked), Stamped { window_scale: scale, sack, ecn });
             prop_assert!(stamp.wrapping_sub(marked) < 1 << (STAMP_BITS + 1), "a little behind, never ahead");
         }
     }

@@ -40,6 +40,9 @@ pub(crate) struct Delivery {
     pub(crate) resent: bool,
     /// Bytes of a DSACK block; 0: there was none.
     pub(crate) dsack: u64,
+    /// The acknowledgement says that something was marked, and how many bytes as far as can be told.
+    pub(crate) congested: bool,
+    pub(crate) marked: u64,
     /// The DSACK reports what the tail loss probe repeated.
     pub(crate) dsack_of_probe: bool,
 }
@@ -66,6 +69,8 @@ impl Delivery {
             original: false,
             resent: false,
             dsack: 0,
+            congested: false,
+            marked: 0,
             dsack_of_probe: false,
         }
     }

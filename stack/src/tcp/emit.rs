@@ -1,7 +1,7 @@
 //! Segments of a connection: link, IP and TCP header of one outgoing (super-)segment, and what its departure changes.
 
 use super::block::{NEVER, Tcb, flag};
-use super::{Conn, seq};
+use super::{Conn, ecn, seq};
 use crate::api::Host;
 use crate::counters::Counter;
 use crate::env::Unsent;
@@ -104,6 +104,8 @@ impl Conn<'_, '_> {
         let window = self.tcb.offer_window();
         let urgent = self.urgent_pointer(from);
         let flags = if urgent == 0 { flags } else { flags | TcpFlags::URG };
+        let (ecn, codepoint) = self.tcb.ecn_outgoing(from, len, flags);
+        let flags = flags | ecn;
         let mut repr = TcpRepr {
             source_port: self.tcb.flow.local_port,
             destination_port: self.tcb.flow.remote_port,
@@ -115,7 +117,7 @@ impl Conn<'_, '_> {
             options: TcpOptions::default(),
         };
         self.tcb.fill_options(self.now, &mut repr.options);
-        let sent = self.transmit(host, &repr, seq::offset(from), len, payload_mss);
+        let sent = self.transmit(host, &repr, seq::offset(from), len, payload_mss, codepoint);
         if sent.is_err() {
             self.tcb.rcv_adv = edge;
             return sent;
@@ -123,13 +125,17 @@ impl Conn<'_, '_> {
         if let Some(zero) = self.tcb.note_zero_window(window) {
             self.env.count(if zero { Counter::TcpExtTCPToZeroWindowAdv } else { Counter::TcpExtTCPFromZeroWindowAdv });
         }
+        if flags.contains(TcpFlags::CWR) {
+            self.tcb.ecn &= !ecn::bit::CWR_DUE;
+        }
         if flags.ack() {
             self.acknowledged();
         }
         Ok(())
     }
 
-    /// Sends `repr` with payload from the send stream. Shared by handshake and stream.
+    /// Sends `repr` with payload from the send stream. `codepoint`: ECN field of the IP header. Shared by handshake and
+    /// stream.
     pub(crate) fn transmit<H: Host>(
         &mut self,
         host: &mut H,
@@ -137,6 +143,7 @@ impl Conn<'_, '_> {
         offset: u64,
         len: u32,
         payload_mss: u32,
+        codepoint: u8,
     ) -> Result<(), Unsent> {
         let tcb = &mut *self.tcb;
         let mut header = [0; LINK_ROOM + Ipv4Repr::LEN + TcpRepr::MAX_LEN];
@@ -147,7 +154,8 @@ impl Conn<'_, '_> {
             destination: remote,
             protocol: protocol::TCP,
             ttl: tcb.settings.ttl(&self.env.globals.sysctls),
-            tos: tcb.settings.tos,
+            // The ECN field is not the application's, as on Linux.
+            tos: tcb.settings.tos & !ecn::codepoint::MASK | codepoint,
             identification: tcb.ip_id,
             dont_fragment: self.env.globals.sysctls.ip_no_pmtu_disc == 0,
             more_fragments: false,

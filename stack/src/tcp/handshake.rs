@@ -1,6 +1,7 @@
 //! Opening actively: SYN, what comes back in SYN-SENT, simultaneous open (RFC 9293 sections 3.5, 3.10.7.3).
 
 use super::block::{NEVER, Tcb, change, flag};
+use super::ecn::codepoint;
 use super::emit::{TIMESTAMPS_LEN, seconds, stamp};
 use super::segment::Arrival;
 use super::state::State;
@@ -81,6 +82,7 @@ impl Conn<'_, '_> {
             tcb.set(flag::SACK);
         }
         tcb.rcv_scale = if sysctls.window_scaling != 0 { window::SCALE } else { 0 };
+        tcb.ask_for_ecn(sysctls.ecn);
         if let Err(unsent) = self.send_syn(host) {
             self.blocked(unsent);
         }
@@ -106,12 +108,12 @@ impl Conn<'_, '_> {
             destination_port: tcb.flow.remote_port,
             seq: seq::to_wire(tcb.iss, seq::SYN),
             ack: seq::to_wire(tcb.irs, tcb.rcv_nxt),
-            flags: if answering { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN },
+            flags: if answering { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN | tcb.asking_flags() },
             window: tcb.offer_first_window(),
             urgent: 0,
             options,
         };
-        self.transmit(host, &repr, 0, 0, 1)
+        self.transmit(host, &repr, 0, 0, 1, codepoint::NOT_ECT)
     }
 
     /// Repeats the SYN or SYN,ACK.
@@ -161,6 +163,7 @@ impl Conn<'_, '_> {
         tcb.ts_recent_at = seconds(now);
         let (scale, stamps, sack) = (tcb.rcv_scale != 0, tcb.has(flag::TIMESTAMPS), tcb.has(flag::SACK));
         tcb.agree(arrival.options, scale, stamps, sack);
+        tcb.agree_on_ecn(arrival);
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
         tcb.take_window(u32::from(arrival.window), seq::SYN);
         // The SYN itself carried an offer of ours.

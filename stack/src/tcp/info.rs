@@ -3,7 +3,7 @@
 use super::block::{NEVER, Tcb, flag};
 use super::sender::Sender;
 use super::state::State;
-use super::{seq, window};
+use super::{ecn, seq, window};
 use crate::api::ConnectionId;
 use crate::congestion::Congestion;
 use crate::frame::{Owner, PortId};
@@ -23,6 +23,10 @@ pub struct Info {
     pub orphan: bool,
     pub timestamps: bool,
     pub sack: bool,
+    /// ECN was agreed on; the peer's packets were seen to be ECN-capable; segments of ours that arrived marked.
+    pub ecn: bool,
+    pub ecn_seen: bool,
+    pub delivered_ce: u32,
     /// Shift counts, 0 without window scaling.
     pub snd_scale: u8,
     pub rcv_scale: u8,
@@ -88,6 +92,9 @@ impl Tcb {
             orphan: self.has(flag::ORPHAN),
             timestamps: self.has(flag::TIMESTAMPS),
             sack: self.has(flag::SACK),
+            ecn: self.state().synchronised() && self.ecn & ecn::bit::CLASSIC != 0,
+            ecn_seen: self.ecn & ecn::bit::SEEN != 0,
+            delivered_ce: self.delivered_ce,
             snd_scale: self.snd_scale,
             rcv_scale: self.rcv_scale,
             recovery: self.recovery,

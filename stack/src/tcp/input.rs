@@ -237,6 +237,7 @@ impl Conn<'_, '_> {
             if selective {
                 self.take_sack(arrival, ack, &mut news);
             }
+            self.take_echo(arrival, &mut news);
             if acked > 0 {
                 self.advance(&news, ack);
             } else if let Some(sample) = news.rtt() {

@@ -7,7 +7,7 @@ use super::handshake::{DEFAULT_MSS, LEAST_MSS, announced_mss};
 use super::reply::{self, Bare};
 use super::segment::Arrival;
 use super::state::State;
-use super::{challenge, cookie, rtt, seq, window};
+use super::{challenge, cookie, ecn, rtt, seq, window};
 use crate::api::Host;
 use crate::counters::Counter;
 use crate::env::Env;
@@ -23,6 +23,8 @@ pub(crate) struct Agreed {
     pub(crate) iss: u32,
     pub(crate) options: TcpOptions,
     pub(crate) ts_offset: u32,
+    /// As in [`Tcb::ecn`].
+    pub(crate) ecn: u8,
 }
 
 /// What a segment for a request leads to.
@@ -65,7 +67,8 @@ impl Request {
             retries: 0,
             flags: flags as u8,
             port,
-            _pad: [0; 2],
+            ecn: ecn::answer(env.globals.sysctls.ecn, arrival),
+            _pad: 0,
             oow_ms: 0,
             _pad1: [0; 36],
         }
@@ -84,7 +87,7 @@ impl Request {
             timestamps: self.has(flag::TIMESTAMPS).then_some(Timestamps { value: self.ts_recent, echo: 0 }),
             ..TcpOptions::default()
         };
-        Agreed { irs: self.irs, iss: self.iss, options, ts_offset: self.ts_offset }
+        Agreed { irs: self.irs, iss: self.iss, options, ts_offset: self.ts_offset, ecn: self.ecn }
     }
 
     /// Sends the SYN,ACK, or repeats it.
@@ -190,8 +193,10 @@ pub(crate) fn answer_with_cookie<H: Host>(
         options.sack_permitted = false;
     }
     let iss = cookie::bake(&secrets, flow, arrival.seq.0, mss, now);
-    let value = cookie::stamp_options(stamp(now, ts_offset), &options);
-    let agreed = Agreed { irs: arrival.seq.0, iss, options, ts_offset };
+    // Like the options, ECN comes back with the timestamp alone.
+    let ecn = if options.timestamps.is_some() { ecn::answer(env.globals.sysctls.ecn, arrival) } else { 0 };
+    let value = cookie::stamp_options(stamp(now, ts_offset), &options, ecn != 0);
+    let agreed = Agreed { irs: arrival.seq.0, iss, options, ts_offset, ecn };
     send_syn_ack(env, host, now, flow, port, settings, &agreed, value);
     env.count(Counter::TcpExtSyncookiesSent);
     env.count(Counter::TcpExtTCPReqQFullDoCookies);
@@ -204,11 +209,14 @@ pub(crate) fn read_cookie(env: &Env<'_>, flow: &Flow, arrival: &Arrival<'_>, now
     let iss = arrival.ack.0.wrapping_sub(1);
     let baked = cookie::check(secrets, flow, irs, iss, now)?;
     let mut options = TcpOptions { mss: Some(baked.mss), ..TcpOptions::default() };
+    let mut ecn = 0;
     if let Some(stamps) = env.globals.sysctls.permit(arrival.options).timestamps {
-        (options.window_scale, options.sack_permitted) = cookie::read_stamp(stamps.echo);
+        let told = cookie::read_stamp(stamps.echo);
+        (options.window_scale, options.sack_permitted) = (told.window_scale, told.sack);
         options.timestamps = Some(stamps);
+        ecn = if told.ecn && ecn::accepts(env.globals.sysctls.ecn) { ecn::bit::CLASSIC } else { 0 };
     }
-    Some(Agreed { irs, iss, options, ts_offset: env.globals.stamp_offset(flow) })
+    Some(Agreed { irs, iss, options, ts_offset: env.globals.stamp_offset(flow), ecn })
 }
 
 #[allow(clippy::too_many_arguments)] // One call for request and cookie, which share nothing but these.
@@ -234,11 +242,11 @@ fn send_syn_ack<H: Host>(
         flow,
         seq: SeqNumber(agreed.iss),
         ack: SeqNumber(agreed.irs.wrapping_add(1)),
-        flags: TcpFlags::SYN | TcpFlags::ACK,
+        flags: TcpFlags::SYN | TcpFlags::ACK | ecn::answering_flags(agreed.ecn),
         window: settings.receive_buffer.min(65_535) as u16,
         options,
         ttl: settings.ttl(&env.globals.sysctls),
-        tos: settings.tos,
+        tos: settings.tos & !ecn::codepoint::MASK,
     };
     // Lost like any other when it cannot be sent: the peer or the request's timer repeats.
     let _ = reply::send(env, host, now, &bare);
@@ -261,6 +269,7 @@ impl Tcb {
         tcb.irs = agreed.irs;
         tcb.iss = agreed.iss;
         tcb.ts_offset = agreed.ts_offset;
+        tcb.ecn = agreed.ecn;
         tcb.rcv_nxt = seq::FIRST;
         tcb.rcv_acked = seq::FIRST;
         tcb.rcv_adv = seq::FIRST + u64::from(listener.settings.receive_buffer.min(65_535));

@@ -6,6 +6,7 @@ mod challenge;
 mod control;
 pub(crate) mod cookie;
 pub(crate) mod delivery;
+pub(crate) mod ecn;
 mod emit;
 pub(crate) mod export;
 pub(crate) mod flights;

@@ -87,6 +87,7 @@ impl Conn<'_, '_> {
             self.end(CloseReason::Aborted);
             return;
         }
+        self.receive_marks(arrival);
         self.estimate_rcv_mss(arrival);
         let before = self.tcb.rcv_nxt;
         let due = if start <= before {

@@ -168,8 +168,11 @@ impl Conn<'_, '_> {
         }
         if probe_repaired && self.tcb.recovery < recovery::REDUCING {
             // RFC 8985 section 7.4.2: the loss was repaired, and is congestion all the same.
-            self.reduce(Cause::Loss);
+            self.reduce(Cause::Loss, self.tcb.in_flight());
             self.end_reduction();
+        }
+        if news.congested && self.tcb.recovery < recovery::REDUCING {
+            self.enter_reducing(news.acked);
         }
         let lost = self.sender().lost_total - lost_before;
         self.steer(news, rate, arrived, lost);
@@ -182,8 +185,10 @@ impl Conn<'_, '_> {
             return;
         }
         let (una, recover) = (self.tcb.snd_una, self.sender().recover);
-        // RFC 6582 section 3.2 step 1: without SACK what arrives right at the point may still be about the old episode.
-        let over = if state == recovery::LOSS || self.tcb.has(flag::SACK) { una >= recover } else { una > recover };
+        // RFC 6582 section 3.2 step 1: without SACK what arrives right at the point may still be about the old episode; and
+        // the mark that began a reduction is echoed until data with CWR has arrived, which lies beyond the point.
+        let at_point = state == recovery::LOSS || state == recovery::FAST && self.tcb.has(flag::SACK);
+        let over = if at_point { una >= recover } else { una > recover };
         if !over && self.tcb.in_flight() > 0 {
             return;
         }
@@ -351,6 +356,7 @@ impl Conn<'_, '_> {
         self.tcb.ssthresh = self.tcb.ssthresh.max(sender.prior_ssthresh);
         self.tcb.recovery = recovery::OPEN;
         self.tcb.retries = 0;
+        self.tcb.ecn_undone();
         self.control(|controller, path, window| controller.on_undo(path, window));
     }
 
@@ -366,14 +372,14 @@ impl Conn<'_, '_> {
         sender.recover = nxt;
     }
 
-    /// Asks the controller for ssthresh and prepares the window's way down to it.
-    fn reduce(&mut self, cause: Cause) {
-        let flight = self.tcb.in_flight();
+    /// Asks the controller for ssthresh and prepares the window's way down to it from `flight` bytes.
+    fn reduce(&mut self, cause: Cause, flight: u64) {
         let ssthresh = self.control(|controller, path, window| {
             let path = Path { in_flight: flight.min(u64::from(u32::MAX)) as u32, ..*path };
             controller.on_congestion(&path, cause, window)
         });
         self.tcb.ssthresh = ssthresh;
+        self.tcb.ecn_reduced();
         let sender = self.sender();
         // RFC 9937 section 6: what was in flight, without what had been sacked before.
         sender.prr_flight = flight.saturating_sub(u64::from(sender.queue.sacked)).clamp(1, u64::from(u32::MAX)) as u32;
@@ -381,12 +387,27 @@ impl Conn<'_, '_> {
         sender.prr_out = 0;
     }
 
+    /// RFC 3168 section 6.1.2: a mark halves the window like a loss, once in a round trip. It may not be undone.
+    fn enter_reducing(&mut self, acked: u64) {
+        let nxt = self.tcb.snd_nxt;
+        let sender = self.sender();
+        (sender.recover, sender.undo_from, sender.resent_at) = (nxt, 0, 0);
+        // What was in flight when the mark was made is what it is about.
+        self.reduce(Cause::Marked, self.tcb.in_flight() + acked);
+        if self.tcb.in_flight() == 0 {
+            // No acknowledgement would lead the window down.
+            self.end_reduction();
+        } else {
+            self.tcb.recovery = recovery::REDUCING;
+        }
+    }
+
     pub(crate) fn enter_fast(&mut self) {
         let mss = u64::from(self.tcb.mss);
         let reducing = self.tcb.recovery == recovery::REDUCING;
         if !reducing {
             self.begin_episode();
-            self.reduce(Cause::Loss);
+            self.reduce(Cause::Loss, self.tcb.in_flight());
         } else {
             let nxt = self.tcb.snd_nxt;
             self.sender().recover = nxt;
@@ -412,7 +433,7 @@ impl Conn<'_, '_> {
             let state = self.tcb.recovery;
             if state <= recovery::DISORDER || state == recovery::LOSS || self.sender().recover <= una {
                 self.begin_episode();
-                self.reduce(Cause::Timeout);
+                self.reduce(Cause::Timeout, self.tcb.in_flight());
             }
         }
         let (nxt, sack) = (self.tcb.snd_nxt, self.tcb.has(flag::SACK));
@@ -474,7 +495,7 @@ impl Conn<'_, '_> {
         let ack = Ack {
             delivered: amount(news.delivered),
             lost: amount(lost),
-            marked: 0,
+            marked: amount(news.marked),
             cwnd_limited,
             may_grow,
             in_recovery: state >= recovery::FAST,

@@ -103,6 +103,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) seq: SeqNumber,
     pub(crate) ack: SeqNumber,
     pub(crate) flags: TcpFlags,
+    /// [`codepoint`](super::ecn::codepoint) of the IP header.
+    pub(crate) ecn: u8,
     /// As on the wire.
     pub(crate) window: u16,
     pub(crate) urgent: u16,

@@ -85,6 +85,9 @@ impl Conn<'_, '_> {
         }
         let tcb = &mut *self.tcb;
         tcb.retries = tcb.retries.saturating_add(1);
+        if sysctls.ecn_fallback != 0 {
+            tcb.ask_without_ecn();
+        }
         let doublings = tcb.retries.saturating_sub(linear.min(255) as u8);
         tcb.rtx_at = self.now.as_micros() + bounds.backed_off(rtt::INITIAL_RTO, doublings);
         self.env.count(Counter::TcpExtTCPTimeouts);

@@ -10,9 +10,9 @@ pub const MIN_HEADER_LEN: usize = 20;
 /// Place of the checksum in the header.
 pub const CHECKSUM_OFFSET: usize = 16;
 
-/// Control bits.
+/// Control bits: the low nine bits of the header's words 12 and 13.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct TcpFlags(pub u8);
+pub struct TcpFlags(pub u16);
 
 impl TcpFlags {
     pub const FIN: Self = Self(0x01);
@@ -23,6 +23,12 @@ impl TcpFlags {
     pub const URG: Self = Self(0x20);
     pub const ECE: Self = Self(0x40);
     pub const CWR: Self = Self(0x80);
+    /// RFC 9768: the third bit of the ACE field.
+    pub const AE: Self = Self(0x100);
+    /// AE, CWR and ECE: all bits that ECN has in the TCP header.
+    pub const ECN: Self = Self(0x1c0);
+    /// All that are defined.
+    pub const ALL: Self = Self(0x1ff);
 
     /// Whether all bits of `flags` are set.
     #[inline]
@@ -64,6 +70,18 @@ impl TcpFlags {
     pub const fn urg(self) -> bool {
         self.contains(Self::URG)
     }
+
+    /// AE, CWR and ECE as a number of three bits: the ACE field of RFC 9768 section 3.2.2.
+    #[inline]
+    pub const fn ace(self) -> u8 {
+        (self.0 >> 6) as u8 & 7
+    }
+
+    /// The flags that say `ace`, of which three bits count.
+    #[inline]
+    pub const fn from_ace(ace: u8) -> Self {
+        Self((ace as u16 & 7) << 6)
+    }
 }
 
 impl BitOr for TcpFlags {
@@ -86,7 +104,7 @@ impl BitOrAssign for TcpFlags {
 impl fmt::Debug for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letters = [(0x02, 'S'), (0x01, 'F'), (0x04, 'R'), (0x08, 'P'), (0x10, 'A'), (0x20, 'U'), (0x40, 'E')];
-        for (bit, letter) in letters.into_iter().chain([(0x80, 'C')]) {
+        for (bit, letter) in letters.into_iter().chain([(0x80, 'C'), (0x100, 'N')]) {
             if self.0 & bit != 0 {
                 write!(f, "{letter}")?;
             }
@@ -137,7 +155,7 @@ impl<'a> TcpView<'a> {
 
     #[inline]
     pub fn flags(&self) -> TcpFlags {
-        TcpFlags(self.fixed[13])
+        TcpFlags(u16::from_be_bytes([self.fixed[12], self.fixed[13]]) & TcpFlags::ALL.0)
     }
 
     /// As on the wire, not scaled.
@@ -225,8 +243,9 @@ impl TcpRepr {
         header[2..4].copy_from_slice(&self.destination_port.to_be_bytes());
         header[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
         header[8..12].copy_from_slice(&when(TcpFlags::ACK, self.ack.0).to_be_bytes());
-        header[12] = (header_len / 4) as u8 * 16;
-        header[13] = self.flags.0;
+        let [reserved, flags] = self.flags.0.to_be_bytes();
+        header[12] = (header_len / 4) as u8 * 16 | reserved & 1;
+        header[13] = flags;
         header[14..16].copy_from_slice(&self.window.to_be_bytes());
         header[16..18].copy_from_slice(&checksum.to_be_bytes());
         header[18..20].copy_from_slice(&(when(TcpFlags::URG, u32::from(self.urgent)) as u16).to_be_bytes());

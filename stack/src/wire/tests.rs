@@ -29,13 +29,13 @@ fn tcp_options() -> impl Strategy<Value = TcpOptions> {
 }
 
 fn tcp_repr() -> impl Strategy<Value = TcpRepr> {
-    (any::<(u16, u16, u32, u32, u8, u16, u16)>(), tcp_options()).prop_map(
+    (any::<(u16, u16, u32, u32, u16, u16, u16)>(), tcp_options()).prop_map(
         |((source_port, destination_port, seq, ack, flags, window, urgent), options)| TcpRepr {
             source_port,
             destination_port,
             seq: SeqNumber(seq),
             ack: SeqNumber(ack),
-            flags: TcpFlags(flags),
+            flags: TcpFlags(flags & TcpFlags::ALL.0),
             window,
             urgent,
             options,
@@ -87,8 +87,9 @@ proptest! {
         prop_assert_eq!(theirs.acknowledgment_number, if repr.flags.ack() { repr.ack.0 } else { 0 });
         prop_assert_eq!(theirs.urgent_pointer, if repr.flags.urg() { repr.urgent } else { 0 });
         prop_assert_eq!((theirs.window_size, theirs.checksum), (repr.window, checksum));
-        let flags = [theirs.fin, theirs.syn, theirs.rst, theirs.psh, theirs.ack, theirs.urg, theirs.ece, theirs.cwr];
-        let bits = flags.iter().enumerate().fold(0, |bits, (place, &set)| bits | u8::from(set) << place);
+        let theirs_flags = [theirs.fin, theirs.syn, theirs.rst, theirs.psh, theirs.ack, theirs.urg, theirs.ece, theirs.cwr];
+        let flags = theirs_flags.into_iter().chain([theirs.ns]);
+        let bits = flags.enumerate().fold(0, |bits, (place, set)| bits | u16::from(set) << place);
         prop_assert_eq!(bits, repr.flags.0);
         let theirs: Vec<_> =
             theirs.options.elements_iter().map(|element| element.unwrap())

@@ -101,7 +101,10 @@ impl Host for Bench {
             let seq = u32::from_be_bytes(packet[24..28].try_into().unwrap()).wrapping_add(at);
             packet[24..28].copy_from_slice(&seq.to_be_bytes());
             if place + 1 < count {
-                packet[33] &= !(TcpFlags::FIN | TcpFlags::PSH).0;
+                packet[33] &= !(TcpFlags::FIN | TcpFlags::PSH).0 as u8;
+            }
+            if place > 0 {
+                packet[33] &= !TcpFlags::CWR.0 as u8;
             }
             if let TxChecksum::Partial { start, offset } = segment.checksum {
                 assert_eq!((start, offset), (20, 16));
@@ -187,6 +190,8 @@ pub(super) fn stack_in<'m>(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) flags: TcpFlags,
+    /// ECN field of the IP header.
+    pub(super) ecn: u8,
     pub(super) seq: u32,
     pub(super) ack: u32,
     pub(super) window: u16,
@@ -216,6 +221,8 @@ pub(super) struct Script<'m> {
     pub(super) local_port: u16,
     pub(super) remote_port: u16,
     pub(super) window: u16,
+    /// ECN field of the peer's packets.
+    pub(super) ecn: u8,
     pub(super) id: Option<ConnectionId>,
     /// Whether the peer's segments carry timestamps.
     pub(super) stamps: bool,
@@ -284,6 +291,7 @@ impl<'m> Script<'m> {
             local_port: OUR_PORT,
             remote_port: PEER_PORT,
             window: u16::MAX,
+            ecn: 0,
             id: None,
             stamps: false,
             round_trip: 0,
@@ -371,7 +379,12 @@ impl<'m> Script<'m> {
             urgent,
             options,
         };
-        build(PEER, OURS, &repr, payload)
+        let mut packet = build(PEER, OURS, &repr, payload);
+        packet[1] |= self.ecn;
+        packet[10..12].fill(0);
+        let sum = !checksum::sum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet
     }
 
     pub(super) fn deliver(&mut self, packet: &[u8]) {
@@ -415,6 +428,7 @@ impl<'m> Script<'m> {
         }
         Seen {
             flags: tcp.flags(),
+            ecn: packet[1] & 3,
             seq: tcp.seq().0.wrapping_sub(self.iss),
             ack: if tcp.flags().ack() { tcp.ack().0.wrapping_sub(PEER_ISS) } else { 0 },
             window: tcp.window(),

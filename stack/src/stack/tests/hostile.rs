@@ -12,7 +12,7 @@ use std::vec::Vec;
 #[derive(Clone, Debug)]
 enum Step {
     Segment {
-        flags: u8,
+        flags: u16,
         seq: i64,
         ack: i64,
         window: u16,
@@ -45,7 +45,7 @@ fn near() -> impl Strategy<Value = i64> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let flags = prop_oneof![6 => Just(A.0), 2 => Just((A | F).0), 1 => Just(S.0), 1 => Just((S | A).0), 1 => Just(R.0), 2 => any::<u8>()];
+    let flags = prop_oneof![6 => Just(A.0), 2 => Just((A | F).0), 1 => Just(S.0), 1 => Just((S | A).0), 1 => Just(R.0), 2 => 0..=TcpFlags::ALL.0];
     let block = (-5_000i32..60_000, 1i32..5_000);
     let segment = (
         flags,

@@ -4,6 +4,7 @@
 mod bench;
 mod close;
 mod cookies;
+mod ecn;
 mod handshake;
 mod hostile;
 mod icmp;

@@ -274,7 +274,7 @@ impl Frames {
 
     /// Initial sequence number of the SYN that was sent.
     fn iss(&self) -> u32 {
-        let syn = self.0.iter().find(|frame| frame[12..14] == [8, 0] && frame[47] == S.0).unwrap();
+        let syn = self.0.iter().find(|frame| frame[12..14] == [8, 0] && u16::from(frame[47]) == S.0).unwrap();
         u32::from_be_bytes(syn[38..42].try_into().unwrap())
     }
 }
