@@ -269,6 +269,18 @@ pub fn fragment(frame: &Frame, link: usize, mtu: usize) -> Vec<Frame> {
     payload.chunks(size).enumerate().map(piece).collect()
 }
 
+/// Marks a packet that is ECN-capable with CE, as a router does (RFC 3168 section 5).
+pub fn mark(frame: &mut Frame, link: usize) {
+    let Some(place) = frame.tcp_place(link) else { return };
+    if frame.corrupt || frame.bytes[place.ip + 1] & 3 == 0 {
+        return;
+    }
+    frame.bytes[place.ip + 1] |= 3;
+    frame.bytes[place.ip + 10..place.ip + 12].fill(0);
+    let sum = !checksum::sum(&frame.bytes[place.ip..place.tcp]);
+    frame.bytes[place.ip + 10..place.ip + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Takes options off a SYN, as middleboxes do: those that `drop` names are overwritten with NOP.
 pub fn strip_options(frame: &mut Frame, link: usize, drop: impl Fn(u8) -> bool) {
     let Some(place) = frame.tcp_place(link) else { return };

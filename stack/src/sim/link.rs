@@ -26,6 +26,9 @@ pub struct LinkParams {
     pub reorder_delay: u64,
     /// Bytes that wait for the wire at most; 0: without limit.
     pub queue: u64,
+    /// Chance that a packet which is ECN-capable is marked, and bytes that wait above which each is; 0: none.
+    pub mark: u32,
+    pub mark_above: u64,
     /// From, to: nothing passes.
     pub outages: Vec<(u64, u64)>,
     /// What happens to packets that are too long further on.
@@ -108,6 +111,10 @@ impl Link {
         }
         if departed_at < self.burst_until || self.rng.chance(self.params.loss) {
             return lost("lost");
+        }
+        let congested = self.params.mark_above != 0 && waiting > self.params.mark_above;
+        if congested || self.params.mark != 0 && self.rng.chance(self.params.mark) {
+            frames::mark(&mut frame, link);
         }
         frames::strip_options(&mut frame, link, |kind| self.params.strip.contains(&kind));
         let mut pieces = vec![frame];

@@ -70,6 +70,9 @@ impl Outcome {
         seen.zero_windows += more.zero_windows;
         seen.resets += more.resets;
         seen.timestamps += more.timestamps;
+        seen.ecn_capable += more.ecn_capable;
+        seen.echoes += more.echoes;
+        seen.window_reductions += more.window_reductions;
         for (sum, more) in self.agreed.iter_mut().zip(other.agreed) {
             *sum += more;
         }

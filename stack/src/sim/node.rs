@@ -9,6 +9,7 @@ use super::rng::Rng;
 use crate::api::{ConnectionId, Event, InterfaceConfig, SocketOptions};
 use crate::frame::{Owner, PortId};
 use crate::stack::{Config, Stack};
+use crate::sysctl::Sysctls;
 use crate::time::Instant;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::vec;
@@ -67,6 +68,8 @@ pub struct Setup {
     pub neighbours: Vec<(Ipv4Addr, [u8; 6])>,
     /// Port, backlog, options of new connections.
     pub listener: Option<(u16, u32, SocketOptions)>,
+    /// net.ipv4.tcp_ecn.
+    pub ecn: u32,
 }
 
 impl Setup {
@@ -74,6 +77,7 @@ impl Setup {
     pub fn build(&self, now: Instant, host: &mut SimHost) -> Arena {
         let mut arena = Arena::new(self.config.memory_size());
         let mut stack = Stack::format(arena.bytes(), &self.config, now).expect("memory fits");
+        stack.set_sysctls(&Sysctls { ecn: self.ecn, ..Sysctls::LINUX });
         stack.add_interface(&self.interface).expect("the interface is sane");
         stack.add_address(PORT, IpAddr::V4(self.address), 24).expect("the address is sane");
         for &(address, mac) in &self.neighbours {

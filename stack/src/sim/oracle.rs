@@ -6,7 +6,7 @@
 
 use super::frames::Frame;
 use crate::frame::Owner;
-use crate::wire::{Ipv4View, SeqNumber, TcpView};
+use crate::wire::{Ipv4View, SeqNumber, TcpFlags, TcpView};
 use std::collections::HashMap;
 use std::format;
 use std::string::String;
@@ -35,6 +35,11 @@ struct Direction {
     last_timestamp: Option<u32>,
     own_sack: bool,
     peer_sack: bool,
+    /// A SYN of either side had ECN flags.
+    own_ecn: bool,
+    peer_ecn: bool,
+    /// Data with CE has arrived here.
+    marked: bool,
 }
 
 impl Direction {
@@ -54,6 +59,9 @@ impl Direction {
             last_timestamp: None,
             own_sack: false,
             peer_sack: false,
+            own_ecn: false,
+            peer_ecn: false,
+            marked: false,
         }
     }
 
@@ -84,6 +92,41 @@ pub struct Seen {
     pub zero_windows: u64,
     pub resets: u64,
     pub timestamps: u64,
+    /// Packets that left ECN-capable; segments that bore ECE and CWR.
+    pub ecn_capable: u64,
+    pub echoes: u64,
+    pub window_reductions: u64,
+}
+
+impl Seen {
+    /// RFC 3168 section 6.1: what may be ECN-capable, and what may bear ECE and CWR. `start`: of a segment of `len` bytes.
+    fn check_ecn(&mut self, own: &Direction, tcp: &TcpView<'_>, ecn: u8, start: u64, len: u64) -> Result<(), String> {
+        let flags = tcp.flags();
+        if flags.syn() {
+            return if ecn == 0 { Ok(()) } else { Err("a SYN that is ECN-capable".into()) };
+        }
+        let fresh = len > 0 && start >= own.sent_end;
+        let agreed = own.own_ecn && own.peer_ecn;
+        if ecn != 0 {
+            self.ecn_capable += 1;
+            if !agreed || !fresh {
+                return Err(format!("ECN-capable at {start}: new data: {fresh}, agreed upon: {agreed}"));
+            }
+        }
+        if flags.contains(TcpFlags::ECE) {
+            self.echoes += 1;
+            if !agreed || !own.marked {
+                return Err(format!("ECE; a mark has arrived: {}, agreed upon: {agreed}", own.marked));
+            }
+        }
+        if flags.contains(TcpFlags::CWR) {
+            self.window_reductions += 1;
+            if !agreed || !fresh {
+                return Err(format!("CWR at {start}: new data: {fresh}, agreed upon: {agreed}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// All flows of a simulation.
@@ -114,6 +157,7 @@ impl Oracle {
                     fresh.peer_scale = known.peer_scale;
                     fresh.peer_timestamps = known.peer_timestamps;
                     fresh.peer_sack = known.peer_sack;
+                    fresh.peer_ecn = known.peer_ecn;
                     fresh.granted = known.syn_granted;
                 }
                 self.directions.insert((from, to), fresh);
@@ -151,11 +195,13 @@ impl Oracle {
             }
             own.fin_end = Some(end);
         }
+        self.seen.check_ecn(own, &tcp, frame.bytes[link + 1] & 3, start, len)?;
         own.sent_end = own.sent_end.max(end);
         if flags.syn() {
             own.own_scale = options.window_scale;
             own.own_timestamps = options.timestamps.is_some();
             own.own_sack = options.sack_permitted;
+            own.own_ecn |= flags.intersects(TcpFlags::ECN);
         }
         match options.timestamps {
             Some(timestamps) => {
@@ -241,10 +287,12 @@ impl Oracle {
             receiver.peer_scale = options.window_scale;
             receiver.peer_timestamps = options.timestamps.is_some();
             receiver.peer_sack = options.sack_permitted;
+            receiver.peer_ecn |= flags.intersects(TcpFlags::ECN);
             // The window of a SYN counts from the first byte on.
             receiver.syn_granted = 1 + u64::from(tcp.window());
             receiver.granted = receiver.granted.max(receiver.syn_granted);
         }
+        receiver.marked |= frame.bytes[link + 1] & 3 == 3 && place.end > place.payload;
         if flags.ack() {
             let shift = if flags.syn() { 0 } else { receiver.peer_shift() };
             let edge = receiver.place(tcp.ack()) + (u64::from(tcp.window()) << shift);

@@ -68,6 +68,8 @@ pub struct Scenario {
     pub family: Family,
     pub seed: u64,
     rng: Rng,
+    /// Who uses ECN and what the links mark; drawn apart, so that what a seed meant without ECN it still means.
+    ecn: Rng,
     mtu: u16,
     ethernet: bool,
     loss_scale: u32,
@@ -96,6 +98,7 @@ impl Scenario {
             family: Family::of_seed(seed),
             seed,
             rng,
+            ecn: Rng::new(super::rng::mix(seed)),
             mtu,
             ethernet,
             loss_scale,
@@ -254,7 +257,14 @@ impl Scenario {
         let resolves = self.rng.chance(500_000) && !(may_fail && self.early_outages);
         let others = (0..nodes).filter(|&other| other != index && !resolves);
         let neighbours = others.map(|other| (address(other), mac(other))).collect();
-        let setup = Setup { config, interface, address: address(index), neighbours, listener: None };
+        let setup = Setup {
+            config,
+            interface,
+            address: address(index),
+            neighbours,
+            listener: None,
+            ecn: self.ecn.below(3) as u32,
+        };
         let params = NodeParams {
             ethernet: self.ethernet,
             merge: self.rng.chance(500_000),
@@ -302,6 +312,7 @@ impl Scenario {
         if self.also(Family::ThinPipe) {
             params.rate = self.rng.magnitude(200_000, 20_000_000);
             params.queue = self.rng.magnitude(4_000, 200_000);
+            params.mark_above = if self.ecn.chance(600_000) { params.queue / 3 } else { 0 };
         }
         if self.also(Family::FailingLink) {
             // A handshake is given up after a minute without a link, and a SYN,ACK that was repeated makes a long timeout.
@@ -314,6 +325,9 @@ impl Scenario {
         }
         if self.is(&[Family::BusyPort]) && params.rate == 0 {
             params.rate = self.rng.magnitude(5_000_000, 2_000_000_000);
+        }
+        if self.ecn.chance(200_000) {
+            params.mark = self.ecn.magnitude(1_000, 300_000) as u32;
         }
         params.strip = self.strip.clone();
         if self.also(Family::NarrowPath) && self.mtu > 600 {
