@@ -86,6 +86,8 @@ const _: () = assert!(size_of::<TcpInfo>() == 280 && size_of::<TcpInfo>() <= REP
 const TCPI_OPT_TIMESTAMPS: u8 = 1;
 const TCPI_OPT_SACK: u8 = 2;
 const TCPI_OPT_WSCALE: u8 = 4;
+const TCPI_OPT_ECN: u8 = 8;
+const TCPI_OPT_ECN_SEEN: u8 = 16;
 
 /// Bytes of a segment's headers without options.
 const HEADERS: u16 = 40;
@@ -155,6 +157,8 @@ impl TcpInfo {
             (info.timestamps, TCPI_OPT_TIMESTAMPS),
             (info.sack, TCPI_OPT_SACK),
             (info.snd_scale != 0 || info.rcv_scale != 0, TCPI_OPT_WSCALE),
+            (info.ecn, TCPI_OPT_ECN),
+            (info.ecn_seen, TCPI_OPT_ECN_SEEN),
         ] {
             options |= if on { bit } else { 0 };
         }
@@ -198,6 +202,7 @@ impl TcpInfo {
             min_rtt: micros(info.min_rtt),
             bytes_sent: info.bytes_acked + info.unacked,
             snd_wnd: info.snd_wnd,
+            delivered_ce: info.delivered_ce,
             rcv_wnd: info.rcv_wnd,
             ..Self::unpaced()
         }
