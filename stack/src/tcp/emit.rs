@@ -155,7 +155,7 @@ impl Conn<'_, '_> {
             protocol: protocol::TCP,
             ttl: tcb.settings.ttl(&self.env.globals.sysctls),
             // The ECN field is not the application's, as on Linux.
-            tos: tcb.settings.tos & !ecn::codepoint::MASK | codepoint,
+            tos: (tcb.settings.tos & !ecn::codepoint::MASK) | codepoint,
             identification: tcb.ip_id,
             dont_fragment: self.env.globals.sysctls.ip_no_pmtu_disc == 0,
             more_fragments: false,

@@ -244,7 +244,7 @@ impl TcpRepr {
         header[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
         header[8..12].copy_from_slice(&when(TcpFlags::ACK, self.ack.0).to_be_bytes());
         let [reserved, flags] = self.flags.0.to_be_bytes();
-        header[12] = (header_len / 4) as u8 * 16 | reserved & 1;
+        header[12] = ((header_len / 4) as u8 * 16) | (reserved & 1);
         header[13] = flags;
         header[14..16].copy_from_slice(&self.window.to_be_bytes());
         header[16..18].copy_from_slice(&checksum.to_be_bytes());
