@@ -171,6 +171,7 @@ fn node(index: usize, uplink: LinkParams, flows: u32, start: u64, rng: &mut Rng)
         address: address(index),
         neighbours: vec![(address(1 - index), mac(1 - index))],
         listener: (index == 1).then_some((PORT_OF_SERVER, 64, options)),
+        ecn: 0,
     };
     let host = SimHost {
         rng: rng.fork(),
