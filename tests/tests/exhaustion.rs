@@ -108,6 +108,7 @@ fn a_session_out_of_memory_says_so_and_loses_nothing() {
         all=[]; sent=0; error='none'\n\
         while len(all)<400 and error in ('none','EAGAIN'):\n\
         \x20s=socket.create_connection(('10.9.0.1',8901)); s.setblocking(False); all.append(s)\n\
+        \x20s.setsockopt(socket.SOL_SOCKET,socket.SO_SNDBUF,1<<19)\n\
         \x20s.setsockopt(socket.SOL_SOCKET,socket.SO_LINGER,b'\\1\\0\\0\\0\\0\\0\\0\\0')\n\
         \x20try:\n\
         \x20 while True: sent+=s.send(b'x'*65536)\n\
