@@ -7,8 +7,9 @@ use crate::time::Instant;
 
 /// Linux's default of tcp_rmem, which a tuned buffer begins with.
 pub(crate) const FIRST_RECEIVE_BUFFER: u32 = 131_072;
-/// A tuned send buffer begins with this: two super-segments of 64 KiB are under way or being written.
-pub const FIRST_SEND_BUFFER: u32 = 131_072;
+/// A tuned send buffer begins with this. A writer that is woken for every 128 KiB waits for a processor as often: on a veth
+/// bulk sending fell by a quarter.
+pub const FIRST_SEND_BUFFER: u32 = 1 << 20;
 /// Without an estimate of the round trip, in microseconds.
 const UNKNOWN_ROUND_TRIP: u32 = 1_000;
 /// An initial window is no reason to grow, in segments.
@@ -115,15 +116,15 @@ mod tests {
 
     #[test]
     fn room_to_write_follows_the_window() {
-        let mut tcb = tcb(1 << 20);
+        let mut tcb = tcb(4 << 20);
         tcb.cwnd = 14_480;
         assert_eq!(tcb.send_room(), FIRST_SEND_BUFFER);
-        tcb.cwnd = 300_000;
-        assert_eq!(tcb.send_room(), 600_000);
+        tcb.cwnd = 700_000;
+        assert_eq!(tcb.send_room(), 1_400_000);
         tcb.cwnd = 1 << 30;
-        assert_eq!(tcb.send_room(), 1 << 20);
+        assert_eq!(tcb.send_room(), 4 << 20);
         tcb.settings.bits = 0;
         tcb.cwnd = 1;
-        assert_eq!(tcb.send_room(), 1 << 20, "what was asked for");
+        assert_eq!(tcb.send_room(), 4 << 20, "what was asked for");
     }
 }
