@@ -151,6 +151,11 @@ def epoll_of_a_connection_under_way():
     epoll.register(t, select.EPOLLOUT | select.EPOLLET)
     say("fresh", told(epoll, names))
     say("connect", attempt(t.connect, (PEER, peer("listener.close(); l2=serve(); result=l2.getsockname()[1]; l2.close()"))))
+    # Both ends come by themselves: the set is asked when it has both.
+    for each in (s, t):
+        ended = select.poll()
+        ended.register(each, 0)
+        ended.poll(5_000)
     say("refused", told(epoll, names, PATIENCE))
     say("no news", told(epoll, names))
 
