@@ -49,7 +49,11 @@ fn preloaded(engine: &FakeEngine, binary: &Path) -> Command {
 
 /// Runs to the end, or fails the test with what the program said.
 fn finish(command: &mut Command) -> Output {
-    let child = command.spawn().expect("the program starts");
+    let started = {
+        let _alone = fake::descriptors::HANDING_OVER.write();
+        command.spawn()
+    };
+    let child = started.expect("the program starts");
     let id = child.id();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));

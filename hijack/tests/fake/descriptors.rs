@@ -5,11 +5,16 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::RwLock;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, recvmsg, sendmsg,
     socket, socketpair,
 };
+
+/// Held while this process has a descriptor that is to be a program's alone, and exclusively while a program is started: between
+/// fork and exec it has copies of everything, and what the other program closes would not be closed.
+pub static HANDING_OVER: RwLock<()> = RwLock::new(());
 
 pub fn listen(path: &Path) -> OwnedFd {
     let _ = std::fs::remove_file(path);

@@ -2,7 +2,7 @@
 //! itself. A connection to a port on which some session listens is joined to it; bytes go from one socket's send
 //! stream to the other's receive stream. No packet, no TCP, one shard, one thread.
 
-mod descriptors;
+pub mod descriptors;
 mod network;
 
 use std::collections::HashMap;
@@ -284,6 +284,7 @@ impl Engine {
                 let session = &mut self.network.sessions[index];
                 match request.kind {
                     kind::ANCHORS => {
+                        let _handing_over = descriptors::HANDING_OVER.read();
                         let count = request.value.min(16);
                         let pairs: Vec<_> = (0..count).map(|_| descriptors::pair()).collect();
                         let ids: Vec<_> = (session.next_anchor..session.next_anchor + count).collect();
