@@ -111,6 +111,25 @@ struct Fuzzed<'m> {
     timestamps: bool,
 }
 
+/// An IPv4 header in front of `len` bytes.
+fn header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> Vec<u8> {
+    let mut packet = vec![0; Ipv4Repr::LEN];
+    Ipv4Repr {
+        source,
+        destination,
+        protocol,
+        ttl: 64,
+        tos: 0,
+        identification: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        payload_len: len as u16,
+    }
+    .emit(&mut packet);
+    packet
+}
+
 fn config() -> Config {
     Config {
         connections: 4,
@@ -191,20 +210,7 @@ impl Fuzzed<'_> {
     }
 
     fn packet(&mut self, protocol: u8, body: &[u8]) {
-        let mut packet = vec![0; Ipv4Repr::LEN];
-        Ipv4Repr {
-            source: PEER,
-            destination: OURS,
-            protocol,
-            ttl: 64,
-            tos: 0,
-            identification: 0,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
-            payload_len: body.len() as u16,
-        }
-        .emit(&mut packet);
+        let mut packet = header(PEER, OURS, protocol, body.len());
         packet.extend_from_slice(body);
         self.deliver(&packet);
     }
@@ -216,20 +222,7 @@ impl Fuzzed<'_> {
         message[1] = bytes.byte();
         message[4..8].copy_from_slice(&bytes.long().to_be_bytes());
         if bytes.byte() & 1 == 0 {
-            let mut inner = vec![0; Ipv4Repr::LEN];
-            Ipv4Repr {
-                source: OURS,
-                destination: PEER,
-                protocol: protocol::TCP,
-                ttl: 64,
-                tos: 0,
-                identification: 0,
-                dont_fragment: true,
-                more_fragments: false,
-                fragment_offset: 0,
-                payload_len: 40,
-            }
-            .emit(&mut inner);
+            let mut inner = header(OURS, PEER, protocol::TCP, 40);
             inner.extend_from_slice(&self.port.local_port.to_be_bytes());
             inner.extend_from_slice(&PEER_PORT.to_be_bytes());
             let seq = self.port.last_seq.wrapping_add(bytes.distance() as u32);

@@ -78,12 +78,9 @@ impl Stack<'_> {
             }
             at = range.end;
         }
-        self.audit_queue(tcb)?;
-        Ok(())
+        self.audit_queue(tcb)
     }
-}
 
-impl Stack<'_> {
     /// The sent queue has no gap, its sums are right, and what is in flight is in the order of time.
     fn audit_queue(&self, tcb: &Tcb) -> Result<(), String> {
         let (una, nxt) = (tcb.snd_una.max(seq::FIRST), tcb.snd_nxt);

@@ -479,9 +479,8 @@ impl Conn<'_, '_> {
         let (cwnd, ssthresh, flight) = (self.tcb.cwnd, self.tcb.ssthresh, self.tcb.in_flight());
         let sender = self.sender();
         // In slow start half a window in use is enough, as on Linux: the next round needs twice of it.
-        let limited =
-            sender.has(fact::CWND_LIMITED) || (cwnd < ssthresh && u64::from(cwnd) < 2 * (flight + news.acked));
         let cwnd_limited = sender.has(fact::CWND_LIMITED);
+        let limited = cwnd_limited || (cwnd < ssthresh && u64::from(cwnd) < 2 * (flight + news.acked));
         let may_grow = limited && news.acked > 0 && !in_proportion;
         if may_grow {
             sender.facts &= !fact::CWND_LIMITED;
@@ -517,7 +516,8 @@ impl Conn<'_, '_> {
         sender.prr_delivered = sender.prr_delivered.saturating_add(delivered.min(u64::from(u32::MAX)) as u32);
         let (arrived, out) = (u64::from(sender.prr_delivered), u64::from(sender.prr_out));
         let mut quota = if pipe > ssthresh {
-            (arrived * ssthresh).div_ceil(u64::from(sender.prr_flight)).saturating_sub(out)
+            // Never 0 but in a record that somebody has damaged.
+            (arrived * ssthresh).div_ceil(u64::from(sender.prr_flight.max(1))).saturating_sub(out)
         } else {
             // PRR-SSRB where it is safe, else packet conservation.
             let quota = arrived.saturating_sub(out).max(delivered) + if safe { mss } else { 0 };
