@@ -13,7 +13,7 @@ use crate::sysctl::Sysctls;
 use crate::tcp::block::{Link, Tcb};
 use crate::tcp::{Flight, FlightPool, Range, RangePool, Sender};
 use crate::time::Instant;
-use crate::trace::Trace;
+use crate::trace::{Happening, Trace};
 
 /// Why a segment did not leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl<'m> Env<'m> {
     pub(crate) fn count_many(&mut self, counter: Counter, amount: u64) {
         self.globals.counters.add(counter, amount);
         if self.trace.is_on() {
-            self.trace.push(counter, amount);
+            self.trace.push(Happening::Counted { what: counter, amount });
         }
     }
 

@@ -46,4 +46,4 @@ pub use tcp::info::{Info, Listening};
 pub use tcp::state::State;
 pub use tcp::tuning::FIRST_SEND_BUFFER;
 pub use time::{Duration, Instant};
-pub use trace::Traced;
+pub use trace::{Happening, Timer, Traced, WATCHES, Why};

@@ -133,6 +133,14 @@ impl Ledbat {
 }
 
 impl Controller for Ledbat {
+    fn mode(&self, _window: &Window) -> u8 {
+        self.phase() as u8
+    }
+
+    fn modes(&self) -> &'static [&'static str] {
+        &["begin", "pause", "slowdown", "ramp", "steady"]
+    }
+
     fn on_ack(&mut self, path: &Path, ack: &Ack, window: &mut Window) {
         let now = path.now.as_micros();
         if let Some(rtt) = ack.rtt {

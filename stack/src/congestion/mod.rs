@@ -143,6 +143,16 @@ pub(crate) trait Controller {
         let _ = (path, window);
     }
 
+    /// What it is doing, for the trace; its place in [`Self::modes`].
+    fn mode(&self, window: &Window) -> u8 {
+        u8::from(window.cwnd >= window.ssthresh)
+    }
+
+    /// Names of the modes.
+    fn modes(&self) -> &'static [&'static str] {
+        &["slow_start", "avoidance"]
+    }
+
     /// The clock is another one from now on: what was `from` is `to`.
     fn on_clock(&mut self, from: Instant, to: Instant) {
         let _ = (from, to);
@@ -165,6 +175,11 @@ macro_rules! controllers {
             /// Linux's name, as TCP_CONGESTION takes it.
             pub const fn name(self) -> &'static str {
                 match self { $(Congestion::$kind => $name,)* }
+            }
+
+            /// Name of a mode of [`Happening::Window`](crate::Happening::Window).
+            pub fn mode_name(self, mode: u8) -> &'static str {
+                self.view(&mut Memory::default()).modes().get(usize::from(mode)).copied().unwrap_or("unknown")
             }
 
             /// Whether it decides about the window in recovery and after idle times itself.

@@ -10,6 +10,7 @@ use crate::tcp::Conn;
 use crate::tcp::block::{Listener, NEVER, Request, Tcb, TimeWait, flag};
 use crate::tcp::state::State;
 use crate::time::Instant;
+use crate::trace::Happening;
 
 /// Kind of a record in the flow table, in the two upper bits of its handle.
 const KIND_SHIFT: u32 = 30;
@@ -134,14 +135,27 @@ impl<'m> Core<'m> {
         self.fetch(index);
         let tcb = &self.tables.tcbs[index as usize];
         let before = tcb.has(flag::ENDED);
-        let trace = &mut self.env.trace;
-        (trace.now, trace.index, trace.generation) = (now, index, tcb.generation);
+        let traced = self.env.trace.begin(now, index, tcb.generation);
+        let glimpse = traced.then(|| self.conn(index, now).glimpse());
         let outcome = act(&mut self.conn(index, now));
+        if let Some(glimpse) = glimpse {
+            self.conn(index, now).trace_changes(&glimpse);
+        }
         if !before && self.tables.tcbs[index as usize].has(flag::ENDED) {
             self.settle(index, now);
+            if traced {
+                self.trace_end(index);
+            }
         }
-        self.env.trace.index = NONE;
+        self.env.trace.end();
         outcome
+    }
+
+    #[cold]
+    fn trace_end(&mut self, index: u32) {
+        let tcb = &self.tables.tcbs[index as usize];
+        self.env.trace.push(Happening::Ended { reason: tcb.close_reason() });
+        self.env.trace.unwatch(ConnectionId { index, generation: tcb.generation });
     }
 
     /// A connection has ended: its flow is free again, or TIME-WAIT's.

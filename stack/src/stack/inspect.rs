@@ -92,7 +92,33 @@ impl Stack<'_> {
         self.core.env.trace.switch(on);
     }
 
-    /// The oldest thing that was traced. The ring holds a few hundred.
+    /// Looks at one connection from now on; how it stands comes first. It ends with the connection.
+    ///
+    /// # Errors
+    /// [`Error::Gone`]; [`Error::Invalid`] when it is looked at already; [`Error::NoMemory`] when
+    /// [`WATCHES`](crate::WATCHES) others are.
+    pub fn watch(&mut self, now: Instant, connection: ConnectionId) -> Result<(), Error> {
+        self.core.tcb(connection)?;
+        let trace = &mut self.core.env.trace;
+        if !trace.watch(connection) {
+            let twice = trace.watches(connection);
+            return Err(if twice { Error::Invalid } else { Error::NoMemory });
+        }
+        self.core.with(connection.index, now, |conn| conn.trace_standing());
+        Ok(())
+    }
+
+    /// Looks at it no longer.
+    pub fn unwatch(&mut self, connection: ConnectionId) {
+        self.core.env.trace.unwatch(connection);
+    }
+
+    /// How many things were traced and pushed out before [`Stack::poll_trace`] could take them, since the last call.
+    pub fn take_trace_dropped(&mut self) -> u64 {
+        self.core.env.trace.take_dropped()
+    }
+
+    /// The oldest thing that was traced. The ring holds two thousand.
     pub fn poll_trace(&mut self) -> Option<Traced> {
         self.core.env.trace.pop()
     }

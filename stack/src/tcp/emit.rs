@@ -187,6 +187,9 @@ impl Conn<'_, '_> {
         tcb.ip_id = tcb.ip_id.wrapping_add(wire_segments as u16);
         tcb.segs_out = tcb.segs_out.wrapping_add(wire_segments);
         self.env.count_many(Counter::TcpOutSegs, u64::from(wire_segments));
+        if self.env.trace.is_on() {
+            self.trace_sent(repr, len);
+        }
         Ok(())
     }
 

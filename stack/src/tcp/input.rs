@@ -28,6 +28,9 @@ impl Conn<'_, '_> {
     /// Processes a segment whose checksum holds. `stored`: see [`Conn::receive`].
     pub(crate) fn on_segment<H: Host>(&mut self, host: &mut H, arrival: &Arrival<'_>, stored: Option<usize>) {
         self.tcb.segs_in = self.tcb.segs_in.wrapping_add(1);
+        if self.env.trace.is_on() {
+            self.trace_received(arrival);
+        }
         if self.tcb.state() == State::SynSent {
             self.on_syn_sent(host, arrival);
             self.rearm();

@@ -28,6 +28,7 @@ pub(crate) mod state;
 pub(crate) mod timers;
 pub(crate) mod timewait;
 pub(crate) mod tuning;
+mod watch;
 mod window;
 
 pub(crate) use flights::{Flight, FlightPool};

@@ -10,6 +10,7 @@ use crate::congestion;
 use crate::counters::Counter;
 use crate::env::Unsent;
 use crate::memory::NONE;
+use crate::trace::Why;
 use crate::wire::TcpFlags;
 
 /// One (super-)segment to send.
@@ -199,6 +200,9 @@ impl Conn<'_, '_> {
         if len > 0 && end == self.tcb.snd_end {
             flags |= TcpFlags::PSH;
         }
+        if again.is_some() && self.env.trace.is_on() && !self.env.trace.has_announced() {
+            self.env.trace.announce(self.why_again());
+        }
         self.emit(host, from, len, flags, payload_mss)?;
 
         let wire_segments = len.div_ceil(payload_mss).max(1);
@@ -304,6 +308,7 @@ impl Conn<'_, '_> {
             let index = pool.split_before(&mut sender.queue, index, from)?;
             self.plan_again(index, from, end, payload_mss)
         };
+        self.env.trace.announce(Why::TailProbe);
         match self.send(host, plan, payload_mss) {
             Ok(()) => Some(plan.again.is_some()),
             Err(unsent) => {
@@ -413,6 +418,7 @@ impl Conn<'_, '_> {
     /// An ACK whose number the peer has long passed, which it therefore has to answer: window probe and keepalive.
     pub(crate) fn send_stale_ack<H: Host>(&mut self, host: &mut H) {
         let mss = u32::from(self.tcb.mss).max(1);
+        self.env.trace.announce(Why::Probe);
         if let Err(unsent) = self.emit(host, self.tcb.snd_una - 1, 0, TcpFlags::ACK, mss) {
             // The timer that wanted it comes again.
             debug_assert!(unsent != Unsent::NoRoute || self.tcb.rtx_at != NEVER || self.tcb.idle_at != NEVER);

@@ -11,6 +11,7 @@ use super::sender::fact;
 use super::{Conn, seq};
 use crate::congestion::{self, Ack, Cause, Congestion, Note, Path, RateSample, Window};
 use crate::counters::Counter;
+use crate::trace::Why;
 
 impl Conn<'_, '_> {
     pub(crate) fn path(&self) -> Path {
@@ -84,6 +85,7 @@ impl Conn<'_, '_> {
         // RFC 2018 section 8: the byte at SND.UNA is missing by definition. If it was sacked, the peer reneged.
         if pool.head(&sender.queue).is_some_and(|head| head.has(bit::SACKED)) {
             pool.forget_sacks(&mut sender.queue);
+            self.env.trace.set_cause(Why::Reneging);
             self.env.count(Counter::TcpExtTCPSACKReneging);
         }
     }
@@ -425,6 +427,7 @@ impl Conn<'_, '_> {
 
     /// The retransmission timer expired: RFC 5681 section 3.1, RFC 6298 section 5, RFC 8985 section 6.3.
     pub(crate) fn enter_loss(&mut self) {
+        self.env.trace.set_cause(Why::Timeout);
         let first = self.tcb.retries == 0;
         let una = self.tcb.snd_una;
         if first {
@@ -457,6 +460,7 @@ impl Conn<'_, '_> {
 
     /// The path's MTU shrank: what is in flight was too large and is sent again in smaller pieces. No congestion.
     pub(crate) fn enter_refit(&mut self) {
+        self.env.trace.set_cause(Why::PathMtu);
         let nxt = self.tcb.snd_nxt;
         if self.tcb.recovery < recovery::FAST {
             self.tcb.recovery = recovery::LOSS;

@@ -33,6 +33,9 @@ impl Conn<'_, '_> {
         if self.tcb.has(flag::ENDED) {
             return;
         }
+        if self.env.trace.is_on() {
+            self.trace_fired();
+        }
         let now = self.now.as_micros();
         if self.tcb.ack_at <= now {
             self.tcb.ack_at = NEVER;

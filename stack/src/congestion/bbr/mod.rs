@@ -237,6 +237,14 @@ fn send_quantum(pacing: u64, mss: u32) -> u32 {
 }
 
 impl Controller for Bbr {
+    fn mode(&self, _window: &Window) -> u8 {
+        self.state() as u8
+    }
+
+    fn modes(&self) -> &'static [&'static str] {
+        &["startup", "drain", "probe_bw_down", "probe_bw_cruise", "probe_bw_refill", "probe_bw_up", "probe_rtt"]
+    }
+
     /// Section 5.2.1, OnInit.
     fn start(&mut self, path: &Path, window: &mut Window) {
         let now = path.now.as_micros();

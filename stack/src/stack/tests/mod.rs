@@ -15,4 +15,5 @@ mod survival;
 mod sysctl;
 mod timers;
 mod timewait;
+mod trace;
 mod transfer;

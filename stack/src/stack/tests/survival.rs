@@ -108,8 +108,9 @@ fn the_trace_says_what_happened_to_whom() {
     script.write(100);
     script.pass(300_000);
     let traced: Vec<Traced> = std::iter::from_fn(|| script.stack.poll_trace()).collect();
-    let timeout = traced.iter().find(|traced| traced.what == Counter::TcpExtTCPTimeouts).unwrap();
+    let counted = |what| Happening::Counted { what, amount: 1 };
+    let timeout = traced.iter().find(|traced| traced.what == counted(Counter::TcpExtTCPTimeouts)).unwrap();
     assert_eq!(timeout.connection, script.id);
     assert!(timeout.at.as_micros() > 1_200_000);
-    assert!(traced.iter().any(|traced| traced.what == Counter::TcpRetransSegs && traced.amount == 1));
+    assert!(traced.iter().any(|traced| traced.what == counted(Counter::TcpRetransSegs)));
 }
