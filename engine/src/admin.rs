@@ -1,7 +1,7 @@
 //! The administration socket's protocol: one JSON request per line, one JSON reply per line.
 //!
-//! The engine answers, the command asks. `capture` is the exception: after its reply the connection carries the bytes
-//! of a pcapng file until either side closes it. Starting, restarting and stopping are the keeper's affair and not
+//! The engine answers, the command asks. `capture` and `trace` are the exceptions: after their reply the connection carries the
+//! bytes of a pcapng file, or lines of JSON, until either side closes it. Starting, restarting and stopping are the keeper's affair and not
 //! here, since they must work while no engine runs.
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,8 @@ pub enum Request {
         #[serde(default)]
         snap: Option<u32>,
     },
+    /// Answered with null; lines of JSON follow ([`crate::trace::Line`]) until the connection ends.
+    Trace { local: std::net::SocketAddr, remote: std::net::SocketAddr },
 }
 
 /// A setting by Linux's name.

@@ -23,3 +23,4 @@ pub mod session;
 pub mod setup;
 pub mod shard;
 pub mod sysctl;
+pub mod trace;

@@ -7,7 +7,7 @@ use crate::shard::record::Record;
 use crate::shard::report::{ShardReport, SocketReport};
 use persona_channel::layout::Command;
 use persona_channel::memory::{LaneIndex, ListenerIndex, Slot};
-use persona_stack::PortId;
+use persona_stack::{Info, Instant, PortId};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -122,6 +122,16 @@ pub enum ShardMessage {
     Tune(Box<crate::sysctl::Tunables>),
     /// Copies frames to the capture from now on, or no longer.
     Capture(Option<crate::capture::Tap>),
+    /// Looks at a connection if it is this shard's, and answers [`ControlMessage::Traced`].
+    Trace {
+        tap: crate::trace::Tap,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    /// Looks at it no longer.
+    Untrace {
+        ticket: u32,
+    },
     /// Ends all connections as Linux does when a process exits, and answers [`ControlMessage::Stopped`].
     Stop {
         linger: std::time::Duration,
@@ -206,5 +216,24 @@ pub enum ControlMessage {
         report: Box<ShardReport>,
         sockets: Vec<SocketReport>,
     },
+    Traced {
+        ticket: u32,
+        shard: u8,
+        answer: TraceAnswer,
+    },
     Stopped,
+}
+
+/// What a shard says of a connection that is to be traced.
+pub enum TraceAnswer {
+    Begun {
+        info: Box<Info>,
+        now: Instant,
+    },
+    /// Another shard's, or nobody's.
+    NotHere,
+    /// Somebody looks at it already.
+    Twice,
+    /// At as many as a stack can be looked at.
+    TooMany,
 }

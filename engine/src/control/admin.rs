@@ -1,7 +1,8 @@
 //! The administration socket: `persona sockets`, `stats`, `filter show`, `capture`, `info`, `sysctl`.
 //!
 //! One JSON request and one JSON reply per line (see `crate::admin`). What the shards know is asked of each by a message; the
-//! reply goes out when all have answered. A capture turns its connection into a pcapng stream.
+//! reply goes out when all have answered. A capture turns its connection into a pcapng stream, a trace (`trace.rs`) into one of
+//! JSON lines.
 
 use super::{Control, Token};
 use crate::admin::{CaptureFilter, Filter, Info, InterfaceInfo, PortStats, Reply, Request, Socket, Stats, Sysctl};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 /// Longest request.
 const REQUEST: usize = 64 * 1024;
 /// Bytes that wait for a reader before its connection is given up (replies) or frames are dropped (capture).
-const BACKLOG: usize = 16 * 1024 * 1024;
+pub(super) const BACKLOG: usize = 16 * 1024 * 1024;
 
 /// What is known of an interface since start.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,8 @@ pub struct Administrator {
     socket: OwnedFd,
     input: Vec<u8>,
     output: VecDeque<u8>,
+    /// Nothing more is to be said.
+    closing: bool,
 }
 
 /// A question that shards are answering.
@@ -75,7 +78,7 @@ impl Control<'_> {
             tracing::error!("an administrator cannot be watched: {error}");
             return;
         }
-        let administrator = Administrator { socket, input: Vec::new(), output: VecDeque::new() };
+        let administrator = Administrator { socket, input: Vec::new(), output: VecDeque::new(), closing: false };
         self.administrators.insert(serial, administrator);
     }
 
@@ -124,6 +127,7 @@ impl Control<'_> {
                 self.reply(serial, &reply);
             }
             Request::Capture { filter, snap } => self.capture(serial, &filter, snap),
+            Request::Trace { local, remote } => self.trace(serial, local, remote),
         }
     }
 
@@ -314,7 +318,7 @@ impl Control<'_> {
         any
     }
 
-    fn reply<T: serde::Serialize>(&mut self, serial: u32, reply: &Reply<T>) {
+    pub(super) fn reply<T: serde::Serialize>(&mut self, serial: u32, reply: &Reply<T>) {
         let mut line = serde_json::to_vec(reply)
             .unwrap_or_else(|error| format!("{{\"error\":\"the reply cannot be written: {error}\"}}").into_bytes());
         line.push(b'\n');
@@ -322,12 +326,30 @@ impl Control<'_> {
     }
 
     fn output(&mut self, serial: u32, bytes: &[u8]) {
-        let Some(administrator) = self.administrators.get_mut(&serial) else { return };
-        administrator.output.extend(bytes);
+        self.queue_output(serial, bytes);
         self.write_out(serial);
     }
 
-    fn write_out(&mut self, serial: u32) {
+    /// For [`Control::write_out`] to write.
+    pub(super) fn queue_output(&mut self, serial: u32, bytes: &[u8]) {
+        if let Some(administrator) = self.administrators.get_mut(&serial) {
+            administrator.output.extend(bytes);
+        }
+    }
+
+    /// Bytes that wait for the reader.
+    pub(super) fn backlog(&self, serial: u32) -> usize {
+        self.administrators.get(&serial).map_or(0, |administrator| administrator.output.len())
+    }
+
+    pub(super) fn close_when_written(&mut self, serial: u32) {
+        if let Some(administrator) = self.administrators.get_mut(&serial) {
+            administrator.closing = true;
+            self.write_out(serial);
+        }
+    }
+
+    pub(super) fn write_out(&mut self, serial: u32) {
         let Some(administrator) = self.administrators.get_mut(&serial) else { return };
         while !administrator.output.is_empty() {
             let (first, _) = administrator.output.as_slices();
@@ -339,6 +361,9 @@ impl Control<'_> {
             }
         }
         let waits = !administrator.output.is_empty();
+        if administrator.closing && !waits {
+            return self.dismiss(serial);
+        }
         let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         if waits {
             flags |= epoll::EventFlags::OUT;
@@ -352,6 +377,7 @@ impl Control<'_> {
     fn dismiss(&mut self, serial: u32) {
         self.administrators.remove(&serial);
         self.reports.retain(|_, pending| pending.administrator != serial);
+        self.end_traces_of(serial);
         if self.captures.iter().any(|capture| capture.administrator == serial) {
             self.captures.retain(|capture| capture.administrator != serial);
             for shard in 0..self.links.shards() {

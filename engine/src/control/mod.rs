@@ -4,6 +4,7 @@
 //! - [`binding`]: bind and listen, over [`ports`].
 //! - [`follow`]: the host's neighbours, addresses and routes, for shared addresses.
 //! - [`admin`]: `persona sockets`, `stats`, `capture`, `sysctl` (admin.sock).
+//! - [`trace`]: `persona trace`.
 //!
 //! It sleeps in epoll without a timeout; the shards wake it when they sent a message.
 
@@ -12,6 +13,7 @@ pub mod attach;
 pub mod binding;
 pub mod follow;
 pub mod ports;
+pub mod trace;
 
 use crate::config::Config;
 use crate::hooks::Hooks;
@@ -96,6 +98,7 @@ pub struct Control<'a> {
     pub(crate) administrators: HashMap<u32, admin::Administrator>,
     pub(crate) reports: HashMap<u32, admin::Pending>,
     pub(crate) captures: Vec<admin::Capture>,
+    pub(crate) traces: Vec<trace::Trace>,
     pub(crate) interfaces: Vec<admin::InterfaceFacts>,
     pub(crate) shards: Vec<crate::admin::ShardInfo>,
     pub(crate) restarts: u32,
@@ -194,6 +197,7 @@ impl<'a> Control<'a> {
             administrators: HashMap::new(),
             reports: HashMap::new(),
             captures: Vec::new(),
+            traces: Vec::new(),
             interfaces: parts.interfaces,
             shards: parts.shards,
             restarts: parts.restarts,
@@ -216,6 +220,7 @@ impl<'a> Control<'a> {
                 }
             }
             busy |= self.copy_captures();
+            busy |= self.copy_traces();
             busy |= self.links.push();
             self.links.waker().announce();
             let asleep = !busy && self.links.is_empty();
@@ -235,9 +240,9 @@ impl<'a> Control<'a> {
     fn wait(&mut self, asleep: bool) -> Vec<Token> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 64];
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Captures are looked at now and then, since the shards wake nobody for a frame.
+        // Captures and traces are looked at now and then, since the shards wake nobody for a frame.
         let soon = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-        let timeout = match (asleep, self.captures.is_empty()) {
+        let timeout = match (asleep, self.captures.is_empty() && self.traces.is_empty()) {
             (false, _) => Some(&now),
             (true, true) => None,
             (true, false) => Some(&soon),
@@ -289,6 +294,7 @@ impl<'a> Control<'a> {
             ControlMessage::Report { ticket, shard, report, sockets } => {
                 self.report_came(ticket, shard.into(), *report, sockets);
             }
+            ControlMessage::Traced { ticket, shard, answer } => self.traced(ticket, shard.into(), answer),
             ControlMessage::Stopped => self.stopped += 1,
         }
     }

@@ -7,6 +7,7 @@
 //! - [`commands`], [`connect`], [`listen`], [`options`], [`inspect`]: the lanes.
 //! - [`events`]: what the stack reports, into state lines and doorbells.
 //! - [`closing`], [`relay`]: anchors that hang up, and anchors that carry payload.
+//! - [`trace`]: what happens to connections that somebody looks at.
 //! - [`sleep`]: how long to look for work, and how to sleep without missing any.
 
 pub mod closing;
@@ -25,6 +26,7 @@ pub mod routing;
 pub mod sessions;
 pub mod sleep;
 pub mod tcp_info;
+pub mod trace;
 
 use crate::clock;
 use crate::mesh::ShardLinks;
@@ -76,6 +78,8 @@ pub struct Shard<'a> {
     /// Relays that have more to move than one visit takes.
     pub(crate) unfinished_relays: Vec<(u32, Slot)>,
     pub(crate) stopping: Option<Instant>,
+    /// Connections that somebody looks at.
+    pub(crate) traces: Vec<crate::trace::Tap>,
     /// Port failures already told.
     pub(crate) failed_ports: u64,
 }
@@ -104,6 +108,7 @@ impl<'a> Shard<'a> {
             early: Vec::new(),
             unfinished_relays: Vec::new(),
             stopping: None,
+            traces: Vec::new(),
             failed_ports: 0,
         })
     }
@@ -128,6 +133,7 @@ impl<'a> Shard<'a> {
         busy |= self.time();
         self.stack.flush(self.now, &mut self.host);
         busy |= self.events();
+        self.copy_traces();
         busy |= !self.host.looped.is_empty();
         self.kick();
         if self.links.wake() {
@@ -276,6 +282,8 @@ impl<'a> Shard<'a> {
                 self.limits = Limits::of(&tunables);
             }
             ShardMessage::Capture(tap) => self.host.tap.set(tap),
+            ShardMessage::Trace { tap, local, remote } => self.trace(tap, local, remote),
+            ShardMessage::Untrace { ticket } => self.untrace(ticket),
             ShardMessage::Stop { linger } => self.stop(linger),
         }
     }
