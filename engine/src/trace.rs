@@ -29,26 +29,89 @@ pub struct Line {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// How the connection stood; `time`: seconds since 1970.
-    Begin { local: String, remote: String, state: String, congestion: String, mss: u32, time: f64 },
-    Count { name: String, amount: u64 },
-    Sent { seq: u64, len: u32, flags: String, ack: u64, window: u32, why: String },
-    Received { seq: u64, len: u32, flags: String, ack: u64, window: u32 },
-    Sack { start: u64, end: u64 },
-    State { from: String, to: String },
-    Recovery { from: String, to: String },
+    Begin {
+        local: String,
+        remote: String,
+        state: String,
+        congestion: String,
+        mss: u32,
+        time: f64,
+    },
+    Count {
+        name: String,
+        amount: u64,
+    },
+    Sent {
+        seq: u64,
+        len: u32,
+        flags: String,
+        ack: u64,
+        window: u32,
+        why: String,
+    },
+    Received {
+        seq: u64,
+        len: u32,
+        flags: String,
+        ack: u64,
+        window: u32,
+    },
+    Sack {
+        start: u64,
+        end: u64,
+    },
+    State {
+        from: String,
+        to: String,
+    },
+    Recovery {
+        from: String,
+        to: String,
+    },
     /// No `ssthresh`: slow start has no end yet; `pacing` 0: not paced.
-    Window { cwnd: u32, ssthresh: Option<u32>, pacing: u64, in_flight: u64, mode: String },
-    Reduction { delivered: u32, sent: u32, flight: u32 },
-    Rtt { srtt: u32, rttvar: u32, rto: u32, min_rtt: u32 },
-    Delivered { total: u64 },
-    Lost { bytes: u64, why: String },
+    Window {
+        cwnd: u32,
+        ssthresh: Option<u32>,
+        pacing: u64,
+        in_flight: u64,
+        mode: String,
+    },
+    Reduction {
+        delivered: u32,
+        sent: u32,
+        flight: u32,
+    },
+    Rtt {
+        srtt: u32,
+        rttvar: u32,
+        rto: u32,
+        min_rtt: u32,
+    },
+    Delivered {
+        total: u64,
+    },
+    Lost {
+        bytes: u64,
+        why: String,
+    },
     /// `after`: from now on.
-    Armed { timer: String, after: u64 },
-    Stopped { timer: String },
-    Fired { timer: String },
-    Ended { reason: String },
+    Armed {
+        timer: String,
+        after: u64,
+    },
+    Stopped {
+        timer: String,
+    },
+    Fired {
+        timer: String,
+    },
+    Ended {
+        reason: String,
+    },
     /// So many events are missing here: the reader, or the control thread, was too slow.
-    Dropped { events: u64 },
+    Dropped {
+        events: u64,
+    },
 }
 
 impl Line {
@@ -82,9 +145,7 @@ impl Event {
                 Event::Received { seq, len, flags: letters(flags), ack, window }
             }
             Happening::Sacked { start, end } => Event::Sack { start, end },
-            Happening::State { from, to } => {
-                Event::State { from: from.name().to_owned(), to: to.name().to_owned() }
-            }
+            Happening::State { from, to } => Event::State { from: from.name().to_owned(), to: to.name().to_owned() },
             Happening::Recovery { from, to } => {
                 Event::Recovery { from: recovery_name(from).to_owned(), to: recovery_name(to).to_owned() }
             }
@@ -231,8 +292,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
         let window = Happening::Window { cwnd: 10, ssthresh: u32::MAX, pacing: 0, in_flight: 1, mode: 1 };
         let line = Line::of(&traced(window), Instant::default(), Congestion::Bbr);
-        let expected =
-            Event::Window { cwnd: 10, ssthresh: None, pacing: 0, in_flight: 1, mode: "drain".to_owned() };
+        let expected = Event::Window { cwnd: 10, ssthresh: None, pacing: 0, in_flight: 1, mode: "drain".to_owned() };
         assert_eq!(line.event, expected);
         let text = serde_json::to_string(&line).unwrap();
         assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);

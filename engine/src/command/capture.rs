@@ -57,7 +57,7 @@ pub(super) fn capture(engine: &EngineName, write: &Path, snap: Option<u32>, word
     Ok(())
 }
 
-fn block_signals() -> Result<SignalFd> {
+pub(super) fn block_signals() -> Result<SignalFd> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?)

@@ -15,6 +15,7 @@ mod sockets;
 mod stats;
 mod sysctl;
 mod table;
+mod trace;
 mod up;
 
 use crate::keeper::Place;
@@ -141,6 +142,12 @@ enum Command {
         #[arg(trailing_var_arg = true)]
         filter: Vec<String>,
     },
+    /// Follow one connection: segments and why they are sent again, windows, round trips, losses, timers.
+    ///
+    /// Ends with the connection, after --seconds or --count, or by Ctrl-C. docs/trace.md explains each event.
+    ///
+    /// persona trace 10.9.0.2:40512 --plot trace.svg
+    Trace(trace::Order),
     /// Say what this host can do for Persona and how to mend what it cannot; fails when something is missing.
     Doctor {
         /// Interfaces to look at too.
@@ -194,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Sysctl { engine, all: _, write, json, settings } => sysctl::sysctl(&engine, write, json, &settings),
         Command::Filter { command: FilterCommand::Show { engine, json } } => filter::show(&engine, json),
         Command::Capture { engine, write, snap, filter } => capture::capture(&engine, &write, snap, &filter),
+        Command::Trace(order) => trace::trace(&order),
         Command::Doctor { interfaces, json } => doctor::doctor(&interfaces, json),
     };
     match outcome {

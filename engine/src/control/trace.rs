@@ -109,8 +109,7 @@ impl Control<'_> {
             !over
         });
         // Those whose reader went away meanwhile are asked for no longer.
-        let (stay, gone) =
-            traces.into_iter().partition(|trace| self.administrators.contains_key(&trace.administrator));
+        let (stay, gone) = traces.into_iter().partition(|trace| self.administrators.contains_key(&trace.administrator));
         self.traces = stay;
         self.end_traces(gone);
         any
