@@ -81,23 +81,27 @@ impl Sink<'_> {
 }
 
 pub(super) fn trace(order: &Order) -> Result<()> {
-    if let Some(path) = &order.plot {
-        // Before the trace, which would be for nothing.
-        std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    // Before the trace, which would be for nothing.
+    let made = order.plot.as_deref().map(try_writing).transpose()?.unwrap_or(false);
     let mut sink = Sink { order, out: std::io::stdout().lock(), kept: Vec::new(), seen: 0 };
     let outcome = match &order.from {
         Some(path) => read(path, &mut sink),
         None => follow(order, &mut sink),
     };
-    if let Err(error) = outcome {
-        if let Some(path) = &order.plot {
-            // Nothing is in it.
-            let _ = std::fs::remove_file(path);
-        }
-        return Err(error);
+    let outcome = outcome.and_then(|()| sink.finish());
+    if let (Err(_), true, Some(path)) = (&outcome, made, &order.plot) {
+        // Nothing is in it.
+        let _ = std::fs::remove_file(path);
     }
-    sink.finish()
+    outcome
+}
+
+/// Opens the file that a plot goes to and leaves it as it is. Whether it was not there before.
+fn try_writing(path: &Path) -> Result<bool> {
+    let made = !path.exists();
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    file.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(made)
 }
 
 /// A trace from a file.
