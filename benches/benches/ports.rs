@@ -49,7 +49,7 @@ impl Source {
             header: &self.header,
             payload: pieces,
             checksum: TxChecksum::Partial { start: 34, offset: 16 },
-            gso: Some(Gso { size: SEGMENT as u16 }),
+            gso: Some(Gso { size: SEGMENT as u16, repeats_ecn: false }),
         }
     }
 

@@ -96,6 +96,9 @@ pub enum TxChecksum {
 pub struct Gso {
     /// Payload bytes of each segment on the wire; the last may be shorter.
     pub size: u16,
+    /// Each segment bears the header's CWR: it is a part of AccECN's ACE field (RFC 9768 section 3.2.2.5), as Linux's
+    /// SKB_GSO_TCP_ACCECN. Else only the first does (RFC 3168 section 6.1.2).
+    pub repeats_ecn: bool,
 }
 
 /// One outgoing frame or super-segment.

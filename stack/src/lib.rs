@@ -42,7 +42,7 @@ pub use frame::*;
 pub use stack::{Config, MemoryError, Ownership, RESERVED_RANGES, Stack, Usage};
 pub use sysctl::Sysctls;
 pub use tcp::export::{EXPORT_MAX, ImportError};
-pub use tcp::info::{Info, Listening};
+pub use tcp::info::{AccurateEcn, Info, Listening};
 pub use tcp::state::State;
 pub use tcp::tuning::FIRST_SEND_BUFFER;
 pub use time::{Duration, Instant};

@@ -34,10 +34,15 @@ sysctls! {
     dsack = 1;
     /// Tail loss probes: 3 and 4 on, else off.
     early_retrans = 3;
-    /// 0: no ECN, 1: asked for and accepted, 2: accepted.
+    /// 0: no ECN, 1: asked for and accepted, 2: accepted; 3 to 5: AccECN is accepted, and 3: asked for, 4: classic ECN is asked
+    /// for, 5: nothing is.
     ecn = 2;
     /// 1: a SYN that has to be repeated asks no more.
     ecn_fallback = 1;
+    /// The option of AccECN: 0: never, 1: when something has changed and in between, 2: in every segment that has room.
+    ecn_option = 2;
+    /// How often in a round trip it is sent at least where `ecn_option` is 1; 0: not for that reason.
+    ecn_option_beacon = 3;
     /// Seconds that an orphan stays in FIN-WAIT-2.
     fin_timeout = 60;
     /// Looking whether a timeout was spurious (RFC 5682); 0: off.

@@ -7,7 +7,7 @@
 use super::headers::{Layout, TCP_CHECKSUM, TCP_FLAGS, Version, be16, be32, put_be16, tcp_flag};
 use super::sum::{self, Sum};
 use super::{Piece, TxFrame};
-use persona_stack::TxChecksum;
+use persona_stack::{Gso, TxChecksum};
 
 /// The frames of one super-segment, written one after the other by [`Cut::write`].
 pub struct Cut<'a> {
@@ -21,6 +21,8 @@ pub struct Cut<'a> {
     written: usize,
     form: Form,
     device_sums: bool,
+    /// CWR belongs to every frame.
+    repeats_cwr: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -45,6 +47,14 @@ pub struct Device {
     pub cuts: bool,
 }
 
+impl Device {
+    /// Whether it cuts a super-segment with these headers as `gso` demands. A virtio header can say that CWR is the first
+    /// segment's, not that it is everyone's: devices and kernels take it away from all but the first.
+    pub fn cuts_as_told(&self, header: &[u8], layout: Layout, gso: Gso) -> bool {
+        self.cuts && !(gso.repeats_ecn && header[layout.l4 + TCP_FLAGS] & tcp_flag::CWR != 0)
+    }
+}
+
 impl<'a> Cut<'a> {
     pub fn new(frame: &TxFrame<'a>, device: Device) -> Result<Self, Malformed> {
         let payload_len = frame.payload.iter().map(|piece| piece.len).sum();
@@ -56,7 +66,10 @@ impl<'a> Cut<'a> {
                 if gso.size == 0 || header.len() != layout.l4 + length {
                     return Err(Malformed);
                 }
-                (Form::Tcp(layout), if device.cuts { payload_len } else { usize::from(gso.size) })
+                (
+                    Form::Tcp(layout),
+                    if device.cuts_as_told(header, layout, gso) { payload_len } else { usize::from(gso.size) },
+                )
             }
             (_, TxChecksum::Complete) => (Form::Whole(None), payload_len),
             (_, TxChecksum::Partial { start, offset }) => {
@@ -76,6 +89,7 @@ impl<'a> Cut<'a> {
             written: 0,
             form,
             device_sums: device.sums,
+            repeats_cwr: frame.gso.is_some_and(|gso| gso.repeats_ecn),
         })
     }
 
@@ -175,7 +189,7 @@ impl<'a> Cut<'a> {
         if !last {
             flags &= !(tcp_flag::FIN | tcp_flag::PSH);
         }
-        if self.written > 0 {
+        if self.written > 0 && !self.repeats_cwr {
             // RFC 3168 section 6.1.2: CWR answers one ECE and must not be repeated.
             flags &= !tcp_flag::CWR;
         }

@@ -14,6 +14,7 @@ pub mod tcp_flag {
     pub const PSH: u8 = 0x08;
     pub const ACK: u8 = 0x10;
     pub const URG: u8 = 0x20;
+    pub const ECE: u8 = 0x40;
     pub const CWR: u8 = 0x80;
 }
 

@@ -1,8 +1,8 @@
 //! Receive batches: frames of one ring visit, with trains of TCP segments merged (software LRO).
 //!
 //! For ports that deliver frames of MTU size. Merging never looks beyond one batch, so it delays nothing. A segment
-//! joins a train when it is the next one of the same flow and differs in nothing but sequence number, length, IPv4
-//! identification and PSH; PSH, a short segment and anything else of the same flow end the train. The head's lengths
+//! joins a train when it is the next one of the same flow and differs in nothing (codepoint and ECN flags included) but sequence
+//! number, length, IPv4 identification and PSH; PSH, a short segment and anything else of the same flow end the train. The head's lengths
 //! become those of the train.
 //!
 //! The payload is not summed here, because the stack sums it anyway in the pass that copies it. Each segment's checksum
@@ -17,6 +17,8 @@ use persona_stack::{RxChecksum, RxFrame};
 pub const BATCH: usize = 64;
 /// Flows whose trains are open at the same time; one more closes the oldest.
 const TRAINS: usize = 8;
+/// ECE and CWR: classic ECN's, or with AE in the byte before them the counter of AccECN (RFC 9768).
+const ECN_FLAGS: u8 = tcp_flag::ECE | tcp_flag::CWR;
 /// Longest train as an IP packet.
 const LONGEST: usize = 0xffff;
 
@@ -194,7 +196,8 @@ impl Batch {
         let head = bytes(&frame.head);
         let payload_at = layout.l4 + layout.tcp_header(head)?;
         let flags = head[layout.l4 + TCP_FLAGS];
-        let plain = flags & !tcp_flag::PSH == tcp_flag::ACK && head[layout.l4 + 12] & 0x0f == 0;
+        // The ECN flags may be what they like, as long as they are the same in a whole train.
+        let plain = flags & !(tcp_flag::PSH | ECN_FLAGS) == tcp_flag::ACK && head[layout.l4 + 12] & 0x0e == 0;
         let options = layout.version == Version::V4 && layout.l4 - layout.l3 != 20;
         let len = frame.head.len + self.tail(frame).iter().map(|piece| piece.len).sum::<usize>();
         // Padding may follow in a frame of one piece, where the slice is simply shortened.
@@ -240,7 +243,9 @@ impl Batch {
             && frame.checksum == first.checksum
             && segment.payload_at == head.payload_at
             && same_network
-            // Acknowledgement number, window and every option.
+            // ECE and CWR, AE; acknowledgement number, window and every option.
+            && (a[head.layout.l4 + TCP_FLAGS] ^ b[layout.l4 + TCP_FLAGS]) & ECN_FLAGS == 0
+            && a[head.layout.l4 + 12] == b[layout.l4 + 12]
             && a[head.layout.l4 + 8..head.layout.l4 + 12] == b[layout.l4 + 8..layout.l4 + 12]
             && a[head.layout.l4 + 14..head.layout.l4 + 16] == b[layout.l4 + 14..layout.l4 + 16]
             && a[head.layout.l4 + 20..head.payload_at] == b[layout.l4 + 20..segment.payload_at]

@@ -59,7 +59,7 @@ mod tests {
     fn a_super_segment_says_all_that_is_left_to_do() {
         let header = template(&Template { v6: true, flags: 0x90, ..Template::default() });
         let checksum = TxChecksum::Partial { start: 54, offset: 16 };
-        let bytes = encode(&header, checksum, Some(Gso { size: 1440 }));
+        let bytes = encode(&header, checksum, Some(Gso { size: 1440, repeats_ecn: false }));
         // SAFETY: plain numbers of the same size.
         let seen: libc_header = unsafe { core::mem::transmute(bytes) };
         let expected = (1, 0x84, header.len() as u16, 1440, 54, 16);

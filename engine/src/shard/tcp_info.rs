@@ -77,8 +77,8 @@ pub struct TcpInfo {
     received_e1_bytes: u32,
     received_e0_bytes: u32,
     received_ce_bytes: u32,
-    /// AccECN: how the option is sent, whether it was seen, how the negotiation failed.
-    accecn: u32,
+    accecn_fail_mode: u16,
+    accecn_opt_seen: u16,
 }
 
 const _: () = assert!(size_of::<TcpInfo>() == 280 && size_of::<TcpInfo>() <= REPLY_SIZE);
@@ -162,6 +162,9 @@ impl TcpInfo {
         ] {
             options |= if on { bit } else { 0 };
         }
+        let accurate = info.accurate_ecn.unwrap_or_default();
+        let [delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes] = accurate.delivered_bytes;
+        let [received_e1_bytes, received_e0_bytes, received_ce_bytes] = accurate.received_bytes;
         let mss = info.snd_mss;
         let announced = info.pmtu.saturating_sub(HEADERS).min(max_segment.unwrap_or(u16::MAX));
         Self {
@@ -204,6 +207,15 @@ impl TcpInfo {
             snd_wnd: info.snd_wnd,
             delivered_ce: info.delivered_ce,
             rcv_wnd: info.rcv_wnd,
+            received_ce: accurate.received_ce,
+            delivered_e1_bytes,
+            delivered_e0_bytes,
+            delivered_ce_bytes,
+            received_e1_bytes,
+            received_e0_bytes,
+            received_ce_bytes,
+            accecn_fail_mode: accurate.failed.into(),
+            accecn_opt_seen: accurate.option_seen.into(),
             ..Self::unpaced()
         }
     }

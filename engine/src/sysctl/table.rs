@@ -64,7 +64,6 @@ const BYTE: u32 = 255;
 /// What a day has seconds: longer waits are slips.
 const DAY: u32 = 86_400;
 
-const NO_ACCECN: &str = "this release has no AccECN: the feedback is that of RFC 3168";
 const NO_FASTOPEN: &str = "this release has no TCP Fast Open";
 const NO_PROBING: &str = "this release does not probe path MTUs";
 const NO_PLB: &str = "paths are not changed for load: the stack has no flow label to change";
@@ -211,10 +210,31 @@ pub static TABLE: &[Entry] = &[
     stack!("net.ipv4.tcp_dsack", dsack, "", 0, BYTE, ""),
     nothing("net.ipv4.tcp_early_demux", "every segment finds its connection by one lookup"),
     stack!("net.ipv4.tcp_early_retrans", early_retrans, "", 0, 4, "tail loss probes: 3 and 4 on, else off"),
-    stack!("net.ipv4.tcp_ecn", ecn, "", 0, 2, "0: neither asked for nor accepted, 1: both, 2: accepted"),
+    stack!(
+        "net.ipv4.tcp_ecn",
+        ecn,
+        "",
+        0,
+        5,
+        "0: neither asked for nor accepted, 1: both, 2: accepted; 3: AccECN asked for and accepted, 4: classic asked for, AccECN accepted, 5: AccECN accepted"
+    ),
     stack!("net.ipv4.tcp_ecn_fallback", ecn_fallback, "", 0, 1, "1: a SYN that has to be repeated asks no more"),
-    nothing("net.ipv4.tcp_ecn_option", NO_ACCECN),
-    nothing("net.ipv4.tcp_ecn_option_beacon", NO_ACCECN),
+    stack!(
+        "net.ipv4.tcp_ecn_option",
+        ecn_option,
+        "",
+        0,
+        2,
+        "0: never, 1: when something has changed, 2: whenever it fits; of new connections"
+    ),
+    stack!(
+        "net.ipv4.tcp_ecn_option_beacon",
+        ecn_option_beacon,
+        "in a round trip",
+        0,
+        3,
+        "at least so often where tcp_ecn_option is 1"
+    ),
     nothing("net.ipv4.tcp_ehash_entries", NO_HASH),
     nothing("net.ipv4.tcp_fack", LINUX_IGNORES),
     nothing("net.ipv4.tcp_fastopen", NO_FASTOPEN),

@@ -162,7 +162,7 @@ fn queue_super_segment(port: &mut dyn Port, sequence: u32, payload: &[u8], mss: 
         header: &header,
         payload: &pieces,
         checksum: TxChecksum::Partial { start: 34, offset: 16 },
-        gso: (payload.len() > usize::from(mss)).then_some(Gso { size: mss }),
+        gso: (payload.len() > usize::from(mss)).then_some(Gso { size: mss, repeats_ecn: false }),
     };
     port.transmit(&frame).unwrap();
 }

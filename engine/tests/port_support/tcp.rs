@@ -208,7 +208,7 @@ impl<'a> Connection<'a> {
             header: &header,
             payload: &pieces,
             checksum: TxChecksum::Partial { start: 34, offset: 16 },
-            gso: mss.filter(|&mss| payload.len() > usize::from(mss)).map(|size| Gso { size }),
+            gso: mss.filter(|&mss| payload.len() > usize::from(mss)).map(|size| Gso { size, repeats_ecn: false }),
         };
         self.port.transmit(&frame).is_ok()
     }

@@ -187,6 +187,11 @@ macro_rules! controllers {
                 match self { $(Congestion::$kind => $steers,)* }
             }
 
+            /// Whether it answers marks in proportion, so that its packets may be ECT(1) (RFC 9331 section 4.3).
+            pub(crate) const fn scalable(self) -> bool {
+                false
+            }
+
             fn view(self, memory: &mut Memory) -> &mut dyn Controller {
                 match self { $(Congestion::$kind => view::<$type>(memory),)* }
             }

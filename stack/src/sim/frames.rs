@@ -2,7 +2,7 @@
 //! implementation of its own, so that the engine's cutting and merging is not its own witness.
 
 use super::rng::Rng;
-use crate::frame::{RxChecksum, Segment, TxChecksum};
+use crate::frame::{Gso, RxChecksum, Segment, TxChecksum};
 use crate::wire::{EtherType, EthernetView, Ipv4View, TcpFlags, TcpView, checksum, ethernet, protocol};
 use std::rc::Rc;
 use std::vec;
@@ -70,7 +70,7 @@ pub fn send(segment: &Segment<'_>, payload: &[u8], link: usize, mode: SendMode) 
     let mut frame =
         Frame { bytes, gso_size: super_segment.map_or(0, |gso| gso.size), partial, corrupt: false, whole: None };
     match (super_segment, segment.checksum) {
-        (Some(gso), _) if !mode.whole => cut(&frame, usize::from(gso.size), link),
+        (Some(gso), _) if !mode.whole || gso.repeats_ecn => cut(&frame, gso, link),
         (Some(_), _) => vec![frame],
         (None, TxChecksum::Partial { start, offset }) if !mode.partial => {
             complete(&mut frame.bytes, usize::from(start), usize::from(offset));
@@ -88,7 +88,8 @@ fn complete(bytes: &mut [u8], start: usize, offset: usize) {
 }
 
 /// Cuts a super-segment into what the wire carries.
-fn cut(frame: &Frame, size: usize, link: usize) -> Vec<Frame> {
+fn cut(frame: &Frame, gso: Gso, link: usize) -> Vec<Frame> {
+    let size = usize::from(gso.size);
     let Some(TcpPlace { ip, tcp, payload: start, end }) = frame.tcp_place(link) else {
         panic!("a super-segment that is not TCP: {:02x?}", &frame.bytes[..frame.bytes.len().min(60)])
     };
@@ -113,7 +114,7 @@ fn cut(frame: &Frame, size: usize, link: usize) -> Vec<Frame> {
         if place != last {
             kept = kept.without(TcpFlags::FIN | TcpFlags::PSH);
         }
-        if place != 0 {
+        if place != 0 && !gso.repeats_ecn {
             kept = kept.without(TcpFlags::CWR);
         }
         bytes[tcp + 13] = kept.0 as u8;

@@ -72,6 +72,7 @@ impl Outcome {
         seen.timestamps += more.timestamps;
         seen.ecn_capable += more.ecn_capable;
         seen.echoes += more.echoes;
+        seen.exact_echoes += more.exact_echoes;
         seen.window_reductions += more.window_reductions;
         for (sum, more) in self.agreed.iter_mut().zip(other.agreed) {
             *sum += more;

@@ -35,11 +35,11 @@ struct Direction {
     last_timestamp: Option<u32>,
     own_sack: bool,
     peer_sack: bool,
-    /// A SYN of either side had ECN flags.
-    own_ecn: bool,
-    peer_ecn: bool,
-    /// Data with CE has arrived here.
-    marked: bool,
+    /// ECN flags of the last SYN of either side that had any, as a number (RFC 9768's ACE field).
+    own_ecn: u8,
+    peer_ecn: u8,
+    /// Packets with data and CE that have arrived here.
+    marks: u64,
 }
 
 impl Direction {
@@ -59,9 +59,9 @@ impl Direction {
             last_timestamp: None,
             own_sack: false,
             peer_sack: false,
-            own_ecn: false,
-            peer_ecn: false,
-            marked: false,
+            own_ecn: 0,
+            peer_ecn: 0,
+            marks: 0,
         }
     }
 
@@ -73,6 +73,12 @@ impl Direction {
     /// Shift of the windows that the peer sends, as this sender understands it.
     fn peer_shift(&self) -> u8 {
         if self.own_scale.is_some() { self.peer_scale.unwrap_or(0) } else { 0 }
+    }
+
+    /// AccECN was agreed on (RFC 9768 section 3.1.2).
+    fn accurate(&self) -> bool {
+        let answers = |ace: u8| (2..7).contains(&ace);
+        self.own_ecn == 7 && answers(self.peer_ecn) || self.peer_ecn == 7 && answers(self.own_ecn)
     }
 
     fn own_shift(&self) -> u8 {
@@ -95,6 +101,8 @@ pub struct Seen {
     /// Packets that left ECN-capable; segments that bore ECE and CWR.
     pub ecn_capable: u64,
     pub echoes: u64,
+    /// Marks that AccECN's counters told, modulo eight and as often as they told them.
+    pub exact_echoes: u64,
     pub window_reductions: u64,
 }
 
@@ -106,17 +114,29 @@ impl Seen {
             return if ecn == 0 { Ok(()) } else { Err("a SYN that is ECN-capable".into()) };
         }
         let fresh = len > 0 && start >= own.sent_end;
-        let agreed = own.own_ecn && own.peer_ecn;
+        let agreed = own.own_ecn != 0 && own.peer_ecn != 0;
         if ecn != 0 {
             self.ecn_capable += 1;
             if !agreed || !fresh {
                 return Err(format!("ECN-capable at {start}: new data: {fresh}, agreed upon: {agreed}"));
             }
         }
+        if own.accurate() {
+            // RFC 9768 section 3.2.2: how the SYN,ACK arrived in the first ACK, which was not ECN-capable; then a counter.
+            let told = u64::from(flags.ace().wrapping_sub(5) & 7);
+            let first = flags.ace() == 2 && start == 1 && own.sent_end == 1;
+            self.exact_echoes += told;
+            // A TIME-WAIT counts nothing.
+            let over = flags.ace() == 0 && len == 0 && own.fin_end.is_some();
+            return match first || over || told <= own.marks {
+                true => Ok(()),
+                false => Err(format!("ACE {} with {} marks arrived", flags.ace(), own.marks)),
+            };
+        }
         if flags.contains(TcpFlags::ECE) {
             self.echoes += 1;
-            if !agreed || !own.marked {
-                return Err(format!("ECE; a mark has arrived: {}, agreed upon: {agreed}", own.marked));
+            if !agreed || own.marks == 0 {
+                return Err(format!("ECE; {} marks have arrived, agreed upon: {agreed}", own.marks));
             }
         }
         if flags.contains(TcpFlags::CWR) {
@@ -201,7 +221,7 @@ impl Oracle {
             own.own_scale = options.window_scale;
             own.own_timestamps = options.timestamps.is_some();
             own.own_sack = options.sack_permitted;
-            own.own_ecn |= flags.intersects(TcpFlags::ECN);
+            own.own_ecn = told_ecn(own.own_ecn, flags);
         }
         match options.timestamps {
             Some(timestamps) => {
@@ -287,12 +307,12 @@ impl Oracle {
             receiver.peer_scale = options.window_scale;
             receiver.peer_timestamps = options.timestamps.is_some();
             receiver.peer_sack = options.sack_permitted;
-            receiver.peer_ecn |= flags.intersects(TcpFlags::ECN);
+            receiver.peer_ecn = told_ecn(receiver.peer_ecn, flags);
             // The window of a SYN counts from the first byte on.
             receiver.syn_granted = 1 + u64::from(tcp.window());
             receiver.granted = receiver.granted.max(receiver.syn_granted);
         }
-        receiver.marked |= frame.bytes[link + 1] & 3 == 3 && place.end > place.payload;
+        receiver.marks += u64::from(frame.bytes[link + 1] & 3 == 3 && place.end > place.payload);
         if flags.ack() {
             let shift = if flags.syn() { 0 } else { receiver.peer_shift() };
             let edge = receiver.place(tcp.ack()) + (u64::from(tcp.window()) << shift);
@@ -307,6 +327,16 @@ impl Oracle {
             (scale, it.own_sack && it.peer_sack, it.own_timestamps && it.peer_timestamps)
         };
         self.directions.values().map(agreed).collect()
+    }
+}
+
+/// What a side has said of ECN, after one more SYN. One that is repeated may leave it out and take nothing back; but a question
+/// is taken back by a SYN,ACK without an answer.
+fn told_ecn(before: u8, flags: TcpFlags) -> u8 {
+    match flags.ace() {
+        0 if flags.ack() && matches!(before, 3 | 7) => 0,
+        0 => before,
+        ace => ace,
     }
 }
 

@@ -263,7 +263,7 @@ impl Scenario {
             address: address(index),
             neighbours,
             listener: None,
-            ecn: self.ecn.below(3) as u32,
+            ecn: self.ecn.below(6) as u32,
         };
         let params = NodeParams {
             ethernet: self.ethernet,

@@ -56,7 +56,7 @@ families! {
     bytes_without_memory_are_not_acknowledged: ShortMemory, |sum| { sum.has_counted(&["TcpExtTCPRcvQDrop"]); };
     a_thin_pipe_with_a_short_queue_drops_or_marks: ThinPipe, |sum| {
         sum.has_counted(&["TcpExtTCPSackRecovery", "IpExtInCEPkts", "TcpExtTCPDeliveredCE"]);
-        assert!(sum.seen.echoes > 0 && sum.seen.window_reductions > 0, "{sum:?}");
+        assert!(sum.seen.echoes > 0 && sum.seen.exact_echoes > 0 && sum.seen.window_reductions > 0, "{sum:?}");
     };
     a_link_that_fails_and_comes_back_goes_on: FailingLink, |sum| {
         sum.has_counted(&["TcpExtTCPTimeouts", "TcpExtTCPSynRetrans"]);

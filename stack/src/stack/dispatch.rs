@@ -277,7 +277,17 @@ impl<'m> Core<'m> {
         };
         let answer = host.incoming(&open);
         let mtu = self.env.mtu(port);
-        let mut tcb = Tcb::passive(*flow, hash, generation, &listener, listener_index, agreed, mtu, now);
+        let mut tcb = Tcb::passive(
+            *flow,
+            hash,
+            generation,
+            &listener,
+            listener_index,
+            agreed,
+            mtu,
+            &self.env.globals.sysctls,
+            now,
+        );
         match answer {
             Incoming::Refuse => {
                 self.env.count(Counter::TcpExtListenOverflows);

@@ -116,7 +116,8 @@ pub(crate) struct Tcb {
     pub(crate) keep_probes: u8,
     /// [`change`] bits not yet reported.
     pub(crate) changes: u8,
-    pub(crate) _pad2: u8,
+    /// [`accecn::bit`](super::accecn::bit): how AccECN's option is used, and what the last packet bore.
+    pub(crate) accurate: u8,
 
     // Line 4: idle time, MSS, counters.
     /// Last moment at which something was sent, for the window's decay after idle time; the first SYN until established.
@@ -132,13 +133,18 @@ pub(crate) struct Tcb {
     /// MSS that the peer announced.
     pub(crate) peer_mss: u16,
     pub(crate) ip_id: u16,
-    pub(crate) _pad3: [u16; 3],
+    /// AccECN: packets that arrived with CE since the last ACK, and [`accecn::fail`](super::accecn::fail) bits.
+    pub(crate) ce_pending: u8,
+    pub(crate) ecn_fail: u8,
+    /// AccECN: packets that arrived with CE (r.cep without its beginning).
+    pub(crate) received_ce: u32,
     /// Receive-buffer tuning: when and where the interval began that is being measured (microseconds and wire numbers, wrapping),
     /// and the most that was read in one.
     pub(crate) tuned_at: u32,
     pub(crate) tuned_read: u32,
     pub(crate) tuned_space: u32,
-    pub(crate) _pad4: [u32; 3],
+    /// AccECN: bytes of payload that arrived with ECT(1), ECT(0) and CE (r.e1b, r.e0b, r.ceb without their beginnings).
+    pub(crate) received_bytes: [u32; 3],
 
     // Line 5: blocks to report, settings.
     pub(crate) settings: Settings,
@@ -163,7 +169,8 @@ pub(crate) struct Tcb {
     pub(crate) close_reason: u8,
     pub(crate) close_errno: u16,
     pub(crate) soft_error: u16,
-    pub(crate) _pad1: u16,
+    /// When AccECN's option was last sent, in units of 1,024 microseconds (wrapping).
+    pub(crate) ecn_option_at: u16,
     /// Listener of a connection that nobody has adopted, or [`NONE`].
     pub(crate) listener: u32,
     /// Last answer to an unacceptable segment, in milliseconds (wrapping).
@@ -346,7 +353,8 @@ pub(crate) struct Request {
     pub(crate) port: u8,
     /// As in [`Tcb::ecn`].
     pub(crate) ecn: u8,
-    pub(crate) _pad: u8,
+    /// ECN codepoint of the SYN.
+    pub(crate) syn_codepoint: u8,
     /// Last answer to an unacceptable segment, in milliseconds (wrapping).
     pub(crate) oow_ms: u32,
     pub(crate) _pad1: [u8; 36],

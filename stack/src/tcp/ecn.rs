@@ -1,32 +1,44 @@
 //! Explicit congestion notification (RFC 3168): who may use it, what the packets that leave bear, and what the marks and
-//! echoes that arrive mean. What a mark does to the window is [`recovery`](super::recovery)'s affair.
+//! echoes that arrive mean. What a mark does to the window is [`recovery`](super::recovery)'s affair. Here both kinds of feedback
+//! are agreed on; how the accurate one (RFC 9768) works is [`accecn`](super::accecn)'s.
 //!
 //! New data is ECN-capable; SYNs, pure acknowledgements, probes without data and retransmissions are not (RFC 3168 section
 //! 6.1.1, 6.1.4, 6.1.5). A simultaneous open goes without.
 
-use super::Conn;
 use super::block::{Tcb, flag};
 use super::delivery::Delivery;
 use super::segment::Arrival;
+use super::{Conn, accecn};
 use crate::counters::Counter;
+use crate::sysctl::Sysctls;
 use crate::wire::TcpFlags;
 
 /// The ECN field of an IP header (RFC 3168 section 5), the low bits of the type of service.
 pub(crate) mod codepoint {
     pub(crate) const NOT_ECT: u8 = 0;
+    pub(crate) const ECT1: u8 = 1;
     pub(crate) const ECT0: u8 = 2;
     pub(crate) const CE: u8 = 3;
     pub(crate) const MASK: u8 = 3;
 }
 
-/// Whether our SYNs ask for ECN under `net.ipv4.tcp_ecn` = `mode`.
-pub(crate) fn asks(mode: u32) -> bool {
-    mode == 1
+/// What our SYNs ask for under `net.ipv4.tcp_ecn` = `mode`, as [`Tcb::ecn`] holds it.
+fn asks(mode: u32) -> u8 {
+    match mode {
+        1 | 4 => bit::CLASSIC,
+        3 => bit::ACCURATE,
+        _ => 0,
+    }
 }
 
-/// Whether a peer that asks gets it.
-pub(crate) fn accepts(mode: u32) -> bool {
+/// Whether a peer that asks gets classic ECN.
+fn accepts(mode: u32) -> bool {
     mode != 0
+}
+
+/// Whether a peer that asks for AccECN gets it.
+fn accepts_accurate(mode: u32) -> bool {
+    mode >= 3
 }
 
 /// Bits of [`Tcb::ecn`].
@@ -39,41 +51,98 @@ pub(crate) mod bit {
     pub(crate) const CWR_DUE: u8 = 1 << 2;
     /// A packet of the peer's was ECN-capable (Linux's TCPI_OPT_ECN_SEEN).
     pub(crate) const SEEN: u8 = 1 << 3;
+    /// Feedback as RFC 9768 has it; in SYN-SENT: it is asked for. Excludes the first three.
+    pub(crate) const ACCURATE: u8 = 1 << 4;
+    /// AccECN: nothing of ours is ECN-capable.
+    pub(crate) const INCAPABLE: u8 = 1 << 5;
+    /// AccECN: the next ACK feeds back how the SYN,ACK arrived.
+    pub(crate) const REFLECT: u8 = 1 << 6;
+    /// AccECN: the first segment after the SYNs has been looked at.
+    pub(crate) const CHECKED: u8 = 1 << 7;
 }
+
+/// A SYN that asks for AccECN is repeated so often as it is (RFC 9768 section 3.1.4.1).
+const ACCURATE_RETRIES: u8 = 1;
+
+/// What a SYN that asks for AccECN bears (RFC 9768 section 3.1.1).
+const ASKING_ACCURATE: TcpFlags = TcpFlags::ECN;
 
 /// What a SYN that asks bears (RFC 3168 section 6.1.1).
 const ASKING: TcpFlags = TcpFlags(TcpFlags::ECE.0 | TcpFlags::CWR.0);
 
 /// What the ECN bits of a SYN lead to on the passive side, as [`Tcb::ecn`] holds it.
 pub(crate) fn answer(mode: u32, arrival: &Arrival<'_>) -> u8 {
+    // RFC 9768 section 3.1.3: all that is neither "none" nor the classic question asks for it, or for what comes after it.
+    if accepts_accurate(mode) && arrival.flags.intersects(TcpFlags::ECN) && arrival.flags.ace() != ASKING.ace() {
+        return bit::ACCURATE;
+    }
     // RFC 3168 section 6.1.1: a SYN is never ECN-capable. Linux does not trust one that claims to be.
     let asked = arrival.flags.contains(ASKING) && arrival.ecn == codepoint::NOT_ECT;
     if accepts(mode) && asked { bit::CLASSIC } else { 0 }
 }
 
-/// The ECN flags of the SYN,ACK that answers so.
-pub(crate) fn answering_flags(ecn: u8) -> TcpFlags {
-    if ecn & bit::CLASSIC != 0 { TcpFlags::ECE } else { TcpFlags::default() }
+/// The ECN flags of the SYN,ACK that answers so to a SYN with `codepoint`.
+pub(crate) fn answering_flags(ecn: u8, codepoint: u8) -> TcpFlags {
+    match ecn & (bit::CLASSIC | bit::ACCURATE) {
+        0 => TcpFlags::default(),
+        bit::CLASSIC => TcpFlags::ECE,
+        _ => accecn::reflection(codepoint),
+    }
+}
+
+/// The ECN flags of an ACK before anything was received.
+pub(crate) fn idle_flags(ecn: u8) -> TcpFlags {
+    if ecn & bit::ACCURATE != 0 { accecn::first_ace() } else { TcpFlags::default() }
+}
+
+/// What was agreed on by a SYN,ACK that nobody remembers; the cookie brought back that something was.
+pub(crate) fn remembered(mode: u32, arrival: &Arrival<'_>) -> u8 {
+    // RFC 9768 section 3.2.2.2: the ACK tells which: a classic client sends 0, or 1 at most.
+    match arrival.flags.ace() > TcpFlags::ECE.ace() {
+        true if accepts_accurate(mode) => bit::ACCURATE,
+        _ if accepts(mode) => bit::CLASSIC,
+        _ => 0,
+    }
 }
 
 impl Tcb {
     /// Our first SYN is about to leave.
     pub(crate) fn ask_for_ecn(&mut self, mode: u32) {
-        self.ecn = if asks(mode) { bit::CLASSIC } else { 0 };
+        self.ecn = asks(mode);
     }
 
     /// The ECN flags of our SYN.
     pub(crate) fn asking_flags(&self) -> TcpFlags {
-        if self.ecn & bit::CLASSIC != 0 { ASKING } else { TcpFlags::default() }
+        match self.ecn {
+            bit::CLASSIC => ASKING,
+            bit::ACCURATE => ASKING_ACCURATE,
+            _ => TcpFlags::default(),
+        }
     }
 
     /// The SYN has to be repeated: perhaps somebody on the path does not like its flags (RFC 3168 section 6.1.1.1).
     pub(crate) fn ask_without_ecn(&mut self) {
-        self.ecn = 0;
+        if self.ecn & bit::ACCURATE == 0 {
+            self.ecn = 0;
+        } else if self.retries > ACCURATE_RETRIES {
+            // RFC 9768 section 3.1.5: the first answer still decides, but nothing is ECN-capable after a SYN that did not ask.
+            self.ecn |= bit::INCAPABLE;
+        }
     }
 
     /// Takes the peer's answer to our SYN.
-    pub(crate) fn agree_on_ecn(&mut self, arrival: &Arrival<'_>) {
+    pub(crate) fn agree_on_ecn(&mut self, sysctls: &Sysctls, arrival: &Arrival<'_>) {
+        if self.ecn & bit::ACCURATE != 0 {
+            // RFC 9768 section 3.1.2, table 2; a simultaneous open goes without.
+            match arrival.flags.ace() {
+                _ if !arrival.flags.ack() => self.ecn = 0,
+                // Not ECN, and a peer that reflects what it does not know.
+                0b000 | 0b111 => self.ecn = 0,
+                0b001 => self.ecn = if self.ecn & bit::INCAPABLE == 0 { bit::CLASSIC } else { 0 },
+                _ => self.start_accurate_client(sysctls, arrival),
+            }
+            return;
+        }
         // RFC 3168 section 6.1.1: ECE alone agrees. Both mean a peer that reflects what it does not know.
         let agreed =
             arrival.flags.ack() && arrival.flags.contains(TcpFlags::ECE) && !arrival.flags.contains(TcpFlags::CWR);
@@ -98,8 +167,13 @@ impl Tcb {
     /// Flags and IP codepoint of a segment of `len` bytes from `from` on that bears `flags`.
     #[inline]
     pub(crate) fn ecn_outgoing(&self, from: u64, len: u32, flags: TcpFlags) -> (TcpFlags, u8) {
-        if self.ecn & bit::CLASSIC == 0 || flags.rst() {
+        if self.ecn & (bit::CLASSIC | bit::ACCURATE) == 0 || flags.rst() {
             return (TcpFlags::default(), codepoint::NOT_ECT);
+        }
+        if self.ecn & bit::ACCURATE != 0 {
+            // What may be ECN-capable RFC 9768 leaves as RFC 3168 has it.
+            let capable = len > 0 && from >= self.snd_nxt && self.ecn & bit::INCAPABLE == 0;
+            return (self.ace(), if capable { self.capable() } else { codepoint::NOT_ECT });
         }
         let mut ecn = if self.ecn & bit::ECHO != 0 { TcpFlags::ECE } else { TcpFlags::default() };
         // RFC 3168 section 6.1.5: never on a retransmission.
@@ -143,6 +217,9 @@ impl Conn<'_, '_> {
     /// Takes what an acknowledgement says of marks on our data, once `news` knows what has arrived.
     #[inline]
     pub(crate) fn take_echo(&mut self, arrival: &Arrival<'_>, news: &mut Delivery) {
+        if self.tcb.ecn & bit::ACCURATE != 0 {
+            return self.take_counters(arrival, news);
+        }
         if self.tcb.ecn & bit::CLASSIC == 0 || !arrival.flags.contains(TcpFlags::ECE) || arrival.flags.syn() {
             return;
         }
@@ -153,7 +230,7 @@ impl Conn<'_, '_> {
     }
 
     #[cold]
-    fn count_marks(&mut self, segments: u64) {
+    pub(crate) fn count_marks(&mut self, segments: u64) {
         self.tcb.delivered_ce = self.tcb.delivered_ce.wrapping_add(segments as u32);
         self.env.count_many(Counter::TcpExtTCPDeliveredCE, segments);
     }

@@ -38,6 +38,9 @@ impl Tcb {
         if self.has(flag::SACK) && self.reports_sack() {
             options.sack = self.outgoing_sack();
         }
+        if self.sends_ecn_bytes() {
+            self.fill_ecn_bytes(options);
+        }
     }
 
     #[cold]
@@ -63,7 +66,8 @@ impl Tcb {
     /// Payload bytes of a wire segment sent now: the MSS less what options other than timestamps take.
     #[inline]
     pub(crate) fn payload_mss(&self) -> u32 {
-        if !self.has(flag::SACK) || !self.reports_sack() {
+        let extra = self.has(flag::SACK) && self.reports_sack() || self.sends_ecn_bytes();
+        if !extra {
             return u32::from(self.mss);
         }
         let mut options = TcpOptions::default();
@@ -125,8 +129,11 @@ impl Conn<'_, '_> {
         if let Some(zero) = self.tcb.note_zero_window(window) {
             self.env.count(if zero { Counter::TcpExtTCPToZeroWindowAdv } else { Counter::TcpExtTCPFromZeroWindowAdv });
         }
-        if flags.contains(TcpFlags::CWR) {
+        if flags.contains(TcpFlags::CWR) && !self.tcb.is_accurate() {
             self.tcb.ecn &= !ecn::bit::CWR_DUE;
+        }
+        if self.tcb.is_accurate() && flags.ack() {
+            self.tcb.accurate_sent(self.now, repr.options.ecn_bytes.is_some());
         }
         if flags.ack() {
             self.acknowledged();
@@ -176,7 +183,7 @@ impl Conn<'_, '_> {
             header: &mut header[..LINK_ROOM + Ipv4Repr::LEN + header_len],
             payload,
             checksum,
-            gso: (len > payload_mss).then_some(Gso { size: payload_mss as u16 }),
+            gso: (len > payload_mss).then_some(Gso { size: payload_mss as u16, repeats_ecn: tcb.is_accurate() }),
         };
         let (port, next_hop) = (PortId(tcb.port), tcb.next_hop);
         if self.env.net.output(self.now, port, next_hop, frame, host).is_err() {

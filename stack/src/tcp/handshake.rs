@@ -163,7 +163,7 @@ impl Conn<'_, '_> {
         tcb.ts_recent_at = seconds(now);
         let (scale, stamps, sack) = (tcb.rcv_scale != 0, tcb.has(flag::TIMESTAMPS), tcb.has(flag::SACK));
         tcb.agree(arrival.options, scale, stamps, sack);
-        tcb.agree_on_ecn(arrival);
+        tcb.agree_on_ecn(sysctls, arrival);
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
         tcb.take_window(u32::from(arrival.window), seq::SYN);
         // The SYN itself carried an offer of ours.

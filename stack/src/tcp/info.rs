@@ -27,6 +27,8 @@ pub struct Info {
     pub ecn: bool,
     pub ecn_seen: bool,
     pub delivered_ce: u32,
+    /// `Some` when the feedback is AccECN's.
+    pub accurate_ecn: Option<AccurateEcn>,
     /// Shift counts, 0 without window scaling.
     pub snd_scale: u8,
     pub rcv_scale: u8,
@@ -66,6 +68,22 @@ pub struct Info {
     pub timer: Option<Duration>,
 }
 
+/// The counters of AccECN (RFC 9768), from 0. Bytes of payload by codepoint: ECT(1), ECT(0), CE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccurateEcn {
+    /// Packets that arrived here with CE.
+    pub received_ce: u32,
+    pub received_bytes: [u32; 3],
+    /// As the peer told; 0 again when nothing was sent for long.
+    pub delivered_bytes: [u32; 3],
+    /// Linux's TCP_ACCECN_*_FAIL_*: 2: marks of ours are not to be trusted, 8: the peer's option is not.
+    pub failed: u8,
+    /// Linux's TCP_ACCECN_OPT_*: 0: the peer's option was not seen, 1: without counters, 2: with them, 3: it is not to be trusted.
+    pub option_seen: u8,
+    /// Data leaves with ECT(1) (RFC 9331).
+    pub l4s: bool,
+}
+
 /// A listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
@@ -92,9 +110,10 @@ impl Tcb {
             orphan: self.has(flag::ORPHAN),
             timestamps: self.has(flag::TIMESTAMPS),
             sack: self.has(flag::SACK),
-            ecn: self.state().synchronised() && self.ecn & ecn::bit::CLASSIC != 0,
+            ecn: self.state().synchronised() && self.ecn & (ecn::bit::CLASSIC | ecn::bit::ACCURATE) != 0,
             ecn_seen: self.ecn & ecn::bit::SEEN != 0,
             delivered_ce: self.delivered_ce,
+            accurate_ecn: (self.state().synchronised() && self.is_accurate()).then(|| self.accurate_info(sender)),
             snd_scale: self.snd_scale,
             rcv_scale: self.rcv_scale,
             recovery: self.recovery,

@@ -42,6 +42,7 @@ impl Conn<'_, '_> {
             return;
         }
         self.heard(arrival, start);
+        self.receive_accurately(arrival, start);
         if !self.on_ack(host, arrival, start) {
             self.rearm();
             return;

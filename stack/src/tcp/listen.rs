@@ -7,14 +7,18 @@ use super::handshake::{DEFAULT_MSS, LEAST_MSS, announced_mss};
 use super::reply::{self, Bare};
 use super::segment::Arrival;
 use super::state::State;
-use super::{challenge, cookie, ecn, rtt, seq, window};
+use super::{accecn, challenge, cookie, ecn, rtt, seq, window};
 use crate::api::Host;
 use crate::counters::Counter;
 use crate::env::Env;
 use crate::flow::Flow;
 use crate::frame::PortId;
+use crate::sysctl::Sysctls;
 use crate::time::Instant;
 use crate::wire::{SeqNumber, TcpFlags, TcpOptions, Timestamps};
+
+/// A SYN,ACK that was repeated so often does not speak of AccECN any more.
+const QUIET_RETRIES: u8 = 2;
 
 /// What a SYN agreed on, whoever remembered it: a request or a cookie.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +27,10 @@ pub(crate) struct Agreed {
     pub(crate) iss: u32,
     pub(crate) options: TcpOptions,
     pub(crate) ts_offset: u32,
-    /// As in [`Tcb::ecn`].
+    /// As in [`Tcb::ecn`]; the codepoint of the SYN, and how often the SYN,ACK was sent in vain.
     pub(crate) ecn: u8,
+    pub(crate) syn_codepoint: u8,
+    pub(crate) retries: u8,
 }
 
 /// What a segment for a request leads to.
@@ -68,7 +74,7 @@ impl Request {
             flags: flags as u8,
             port,
             ecn: ecn::answer(env.globals.sysctls.ecn, arrival),
-            _pad: 0,
+            syn_codepoint: arrival.ecn,
             oow_ms: 0,
             _pad1: [0; 36],
         }
@@ -87,7 +93,15 @@ impl Request {
             timestamps: self.has(flag::TIMESTAMPS).then_some(Timestamps { value: self.ts_recent, echo: 0 }),
             ..TcpOptions::default()
         };
-        Agreed { irs: self.irs, iss: self.iss, options, ts_offset: self.ts_offset, ecn: self.ecn }
+        Agreed {
+            irs: self.irs,
+            iss: self.iss,
+            options,
+            ts_offset: self.ts_offset,
+            ecn: self.ecn,
+            syn_codepoint: self.syn_codepoint,
+            retries: self.retries,
+        }
     }
 
     /// Sends the SYN,ACK, or repeats it.
@@ -109,6 +123,12 @@ impl Request {
         let rcv_nxt = SeqNumber(self.irs.wrapping_add(1));
         let flags = arrival.flags;
         if flags.syn() && !flags.ack() && arrival.seq == SeqNumber(self.irs) {
+            if self.ecn & ecn::bit::ACCURATE != 0 && !flags.intersects(TcpFlags::ECN) {
+                // RFC 9768 section 3.1.5: somebody does not like the flags, perhaps.
+                self.ecn |= ecn::bit::INCAPABLE;
+            }
+            // RFC 9768 section 3.1.5: the answer is about the latest SYN.
+            self.syn_codepoint = arrival.ecn;
             // The peer repeats its SYN: our answer was lost. Linux bounds how often that is believed.
             if challenge::may_answer(&mut self.oow_ms, now, env.globals.sysctls.invalid_ratelimit) {
                 self.answer(env, host, now, settings);
@@ -161,7 +181,7 @@ impl Request {
             flow: &self.flow,
             seq: SeqNumber(self.iss.wrapping_add(1)),
             ack: SeqNumber(self.irs.wrapping_add(1)),
-            flags: TcpFlags::ACK,
+            flags: TcpFlags::ACK | ecn::idle_flags(self.ecn),
             // The window that the SYN,ACK offered; after a handshake that agreed on scaling it is written scaled.
             window: (settings.receive_buffer.min(65_535) >> scale) as u16,
             options: TcpOptions { timestamps: self.has(flag::TIMESTAMPS).then_some(stamps), ..TcpOptions::default() },
@@ -196,7 +216,7 @@ pub(crate) fn answer_with_cookie<H: Host>(
     // Like the options, ECN comes back with the timestamp alone.
     let ecn = if options.timestamps.is_some() { ecn::answer(env.globals.sysctls.ecn, arrival) } else { 0 };
     let value = cookie::stamp_options(stamp(now, ts_offset), &options, ecn != 0);
-    let agreed = Agreed { irs: arrival.seq.0, iss, options, ts_offset, ecn };
+    let agreed = Agreed { irs: arrival.seq.0, iss, options, ts_offset, ecn, syn_codepoint: arrival.ecn, retries: 0 };
     send_syn_ack(env, host, now, flow, port, settings, &agreed, value);
     env.count(Counter::TcpExtSyncookiesSent);
     env.count(Counter::TcpExtTCPReqQFullDoCookies);
@@ -214,9 +234,9 @@ pub(crate) fn read_cookie(env: &Env<'_>, flow: &Flow, arrival: &Arrival<'_>, now
         let told = cookie::read_stamp(stamps.echo);
         (options.window_scale, options.sack_permitted) = (told.window_scale, told.sack);
         options.timestamps = Some(stamps);
-        ecn = if told.ecn && ecn::accepts(env.globals.sysctls.ecn) { ecn::bit::CLASSIC } else { 0 };
+        ecn = if told.ecn { ecn::remembered(env.globals.sysctls.ecn, arrival) } else { 0 };
     }
-    Some(Agreed { irs, iss, options, ts_offset: env.globals.stamp_offset(flow), ecn })
+    Some(Agreed { irs, iss, options, ts_offset: env.globals.stamp_offset(flow), ecn, syn_codepoint: 0, retries: 0 })
 }
 
 #[allow(clippy::too_many_arguments)] // One call for request and cookie, which share nothing but these.
@@ -231,18 +251,24 @@ fn send_syn_ack<H: Host>(
     stamp_value: u32,
 ) {
     let offered = &agreed.options;
+    let accurate = agreed.ecn & ecn::bit::ACCURATE != 0;
+    // RFC 9768 section 3.2.3.2.2: first the option goes, then the flags.
+    let quiet = accurate && agreed.retries >= QUIET_RETRIES;
     let options = TcpOptions {
         mss: Some(announced_mss(env.mtu(PortId(port)), settings.max_segment)),
         window_scale: offered.window_scale.map(|_| window::SCALE),
         sack_permitted: offered.sack_permitted,
         timestamps: offered.timestamps.map(|stamps| Timestamps { value: stamp_value, echo: stamps.value }),
+        ecn_bytes: (accurate && agreed.retries == 0 && env.globals.sysctls.ecn_option != 0).then(accecn::first_option),
         ..TcpOptions::default()
     };
     let bare = Bare {
         flow,
         seq: SeqNumber(agreed.iss),
         ack: SeqNumber(agreed.irs.wrapping_add(1)),
-        flags: TcpFlags::SYN | TcpFlags::ACK | ecn::answering_flags(agreed.ecn),
+        flags: TcpFlags::SYN
+            | TcpFlags::ACK
+            | if quiet { TcpFlags::default() } else { ecn::answering_flags(agreed.ecn, agreed.syn_codepoint) },
         window: settings.receive_buffer.min(65_535) as u16,
         options,
         ttl: settings.ttl(&env.globals.sysctls),
@@ -263,6 +289,7 @@ impl Tcb {
         listener_index: u32,
         agreed: &Agreed,
         mtu: u16,
+        sysctls: &Sysctls,
         now: Instant,
     ) -> Self {
         let mut tcb = Self::new(flow, hash, generation, listener.settings, State::SynReceived);
@@ -270,6 +297,13 @@ impl Tcb {
         tcb.iss = agreed.iss;
         tcb.ts_offset = agreed.ts_offset;
         tcb.ecn = agreed.ecn;
+        if tcb.is_accurate() {
+            tcb.start_accurate(sysctls, agreed.syn_codepoint);
+            if agreed.retries >= QUIET_RETRIES {
+                // RFC 9768 section 3.1.5.
+                tcb.ecn |= ecn::bit::INCAPABLE;
+            }
+        }
         tcb.rcv_nxt = seq::FIRST;
         tcb.rcv_acked = seq::FIRST;
         tcb.rcv_adv = seq::FIRST + u64::from(listener.settings.receive_buffer.min(65_535));

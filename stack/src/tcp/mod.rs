@@ -1,6 +1,7 @@
 //! TCP (RFC 9293), one module per concern. The record of a connection is [`block::Tcb`]; whatever happens to it happens
 //! through [`Conn`], which joins the record with the shared state and the time for the length of one call.
 
+mod accecn;
 pub(crate) mod block;
 mod challenge;
 mod control;

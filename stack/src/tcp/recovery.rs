@@ -162,6 +162,9 @@ impl Conn<'_, '_> {
         let rate = news.account(self.sender());
         self.update_rack(news);
         let probe_repaired = self.judge_probe(ack, news, repeated);
+        // RFC 9768 section 3.3: marks of segments that had left before the window was reduced are answered by that.
+        let answered =
+            self.tcb.is_accurate() && self.tcb.recovery >= recovery::REDUCING && ack <= self.sender().recover;
         self.leave_if_over(news);
         match self.tcb.recovery {
             recovery::FAST => self.judge_fast(news, duplicate),
@@ -173,7 +176,7 @@ impl Conn<'_, '_> {
             self.reduce(Cause::Loss, self.tcb.in_flight());
             self.end_reduction();
         }
-        if news.congested && self.tcb.recovery < recovery::REDUCING {
+        if news.congested && !answered && self.tcb.recovery < recovery::REDUCING {
             self.enter_reducing(news.acked);
         }
         let lost = self.sender().lost_total - lost_before;

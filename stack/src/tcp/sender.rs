@@ -67,7 +67,8 @@ pub(crate) struct Sender {
     /// Where the round trip ends that is being counted, in delivered bytes.
     pub(crate) round_end: u64,
     pub(crate) rounds: u32,
-    pub(crate) _pad0: u32,
+    /// Segments that one acknowledgement covers on average, in 16ths.
+    pub(crate) segments_per_ack: u32,
 
     // Line 3: round-trip variation as Linux keeps it, pacing.
     /// The round in which the largest deviation is looked for ends here; that deviation, and the margin that the timeout
@@ -79,7 +80,10 @@ pub(crate) struct Sender {
     pub(crate) pacing_rate: u64,
     /// When the next segment may leave.
     pub(crate) pace_next: u64,
-    pub(crate) _pad1: [u64; 4],
+    /// AccECN: bytes that arrived with ECT(1), ECT(0) and CE as the peer told last (s.e1b, s.e0b, s.ceb without their beginnings).
+    pub(crate) delivered_bytes: [u32; 3],
+    pub(crate) _pad0: u32,
+    pub(crate) _pad1: [u64; 2],
 
     // Lines 4 to 6: the congestion controller's.
     pub(crate) control: congestion::Memory,
@@ -100,6 +104,8 @@ pub(crate) mod fact {
     pub(crate) const FRTO: u8 = 1 << 3;
     /// The window was what limited sending since it was last grown.
     pub(crate) const CWND_LIMITED: u8 = 1 << 4;
+    /// It is not known what the peer's AccECN option told before this half was taken.
+    pub(crate) const BYTES_UNKNOWN: u8 = 1 << 5;
 }
 
 impl Sender {
@@ -108,6 +114,9 @@ impl Sender {
         sender.queue = SentQueue::EMPTY;
         sender.recover = tcb.snd_una;
         sender.reorder_steps = 1;
+        if tcb.snd_una > super::seq::FIRST {
+            sender.facts |= fact::BYTES_UNKNOWN;
+        }
         sender
     }
 

@@ -21,7 +21,7 @@ pub use ipv4::{Ipv4Repr, Ipv4View};
 pub use ipv6::{Ipv6Repr, Ipv6View};
 pub use seq::SeqNumber;
 pub use tcp::{TcpFlags, TcpRepr, TcpView};
-pub use tcp_options::{SackBlock, SackBlocks, TcpOptions, Timestamps};
+pub use tcp_options::{EcnBytes, MAX_LEN as MAX_OPTIONS_LEN, SackBlock, SackBlocks, TcpOptions, Timestamps};
 
 /// IP protocol numbers that the stack knows.
 pub mod protocol {

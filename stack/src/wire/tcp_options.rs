@@ -1,4 +1,5 @@
-//! TCP options: MSS (RFC 9293 section 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018).
+//! TCP options: MSS (RFC 9293 section 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), AccECN (RFC 9768 section
+//! 3.2.3).
 //!
 //! Parsing is bounded by the 40 bytes that a header can hold. An unknown option is skipped by its length; one whose
 //! length is impossible ends the parsing, and what was read before it counts, as on Linux.
@@ -17,6 +18,9 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+/// The two orders of the AccECN option: ECT(0) first, ECT(1) first.
+const ECN_BYTES_0: u8 = 172;
+const ECN_BYTES_1: u8 = 174;
 
 /// What almost every segment of an open connection carries, so that it is recognised in one comparison.
 const ALIGNED_TIMESTAMPS: [u8; 4] = [NOP, NOP, TIMESTAMPS, 10];
@@ -80,6 +84,77 @@ impl core::fmt::Debug for SackBlocks {
     }
 }
 
+/// The AccECN option: bytes of payload that arrived with each codepoint, counted modulo 2^24 from 1 (ECT) or 0 (CE). What is
+/// not told is at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EcnBytes {
+    /// ECT(1) comes first and ECT(0) last, instead of the other way around; CE is always between them.
+    pub ect1_first: bool,
+    /// In the order of the wire; only the first `count` are told.
+    fields: [u32; 3],
+    count: u8,
+}
+
+impl EcnBytes {
+    /// What a field can hold.
+    pub const MASK: u32 = 0xff_ffff;
+
+    /// The first `count` fields of an option, 3 at most.
+    pub fn new(ect1_first: bool, ect0: u32, ce: u32, ect1: u32, count: u8) -> Self {
+        let fields = if ect1_first { [ect1, ce, ect0] } else { [ect0, ce, ect1] };
+        let told = |place: usize| if place < usize::from(count) { fields[place] & Self::MASK } else { 0 };
+        Self { ect1_first, fields: [told(0), told(1), told(2)], count: count.min(3) }
+    }
+
+    fn field(&self, place: usize) -> Option<u32> {
+        (place < usize::from(self.count)).then(|| self.fields[place])
+    }
+
+    pub fn ect0(&self) -> Option<u32> {
+        self.field(if self.ect1_first { 2 } else { 0 })
+    }
+
+    pub fn ce(&self) -> Option<u32> {
+        self.field(1)
+    }
+
+    pub fn ect1(&self) -> Option<u32> {
+        self.field(if self.ect1_first { 0 } else { 2 })
+    }
+
+    /// Nothing is told.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes of an option with `count` fields, padded to words.
+    pub const fn padded_len(count: u8) -> usize {
+        (2 + 3 * count as usize).next_multiple_of(4)
+    }
+
+    fn parse(ect1_first: bool, value: &[u8]) -> Self {
+        // RFC 9768 section 3.2.3: of another length than it should have, the whole fields count.
+        let (fields, _) = value.as_chunks::<3>();
+        let mut parsed = Self { ect1_first, count: fields.len().min(3) as u8, ..Self::default() };
+        for (place, &[high, middle, low]) in parsed.fields.iter_mut().zip(fields) {
+            *place = u32::from_be_bytes([0, high, middle, low]);
+        }
+        parsed
+    }
+
+    /// Writes the option to the end of `room`, which is [`Self::padded_len`] long, behind its padding.
+    fn emit(&self, room: &mut [u8]) {
+        let len = 2 + 3 * usize::from(self.count);
+        let (padding, option) = room.split_at_mut(room.len() - len);
+        padding.fill(NOP);
+        option[0] = if self.ect1_first { ECN_BYTES_1 } else { ECN_BYTES_0 };
+        option[1] = len as u8;
+        for (place, field) in option[2..].chunks_exact_mut(3).zip(self.fields) {
+            place.copy_from_slice(&field.to_be_bytes()[1..]);
+        }
+    }
+}
+
 /// The options of one segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpOptions {
@@ -89,6 +164,7 @@ pub struct TcpOptions {
     pub sack_permitted: bool,
     pub timestamps: Option<Timestamps>,
     pub sack: SackBlocks,
+    pub ecn_bytes: Option<EcnBytes>,
 }
 
 impl TcpOptions {
@@ -134,6 +210,7 @@ impl TcpOptions {
                 let value = u32::from_be_bytes([v0, v1, v2, v3]);
                 self.timestamps = Some(Timestamps { value, echo: u32::from_be_bytes([e0, e1, e2, e3]) });
             }
+            (ECN_BYTES_0 | ECN_BYTES_1, value) => self.ecn_bytes = Some(EcnBytes::parse(kind == ECN_BYTES_1, value)),
             (SACK, blocks) => {
                 let (blocks, odd) = blocks.as_chunks::<8>();
                 if !odd.is_empty() {
@@ -154,7 +231,8 @@ impl TcpOptions {
     #[inline]
     pub fn len(&self) -> usize {
         let blocks = self.sack_blocks_that_fit();
-        self.len_without_sack() + if blocks == 0 { 0 } else { 4 + 8 * blocks }
+        let len = self.len_without_sack() + if blocks == 0 { 0 } else { 4 + 8 * blocks };
+        len + self.ecn_bytes_that_fit(len).map_or(0, |bytes| EcnBytes::padded_len(bytes.count))
     }
 
     #[inline]
@@ -163,7 +241,7 @@ impl TcpOptions {
     }
 
     /// Writes the options in Linux's order, each aligned to four bytes: MSS, SACK permitted and timestamps (sharing
-    /// a word), window scale, SACK blocks as far as they fit. Returns their length.
+    /// a word), window scale, SACK blocks as far as they fit, AccECN if it fits. Returns their length.
     ///
     /// # Panics
     ///
@@ -200,6 +278,11 @@ impl TcpOptions {
                 word(block.end.0.to_be_bytes());
             }
         }
+        if let Some(bytes) = self.ecn_bytes_that_fit(at) {
+            let len = EcnBytes::padded_len(bytes.count);
+            bytes.emit(&mut buffer[at..at + len]);
+            at += len;
+        }
         at
     }
 
@@ -211,6 +294,10 @@ impl TcpOptions {
             (None, false) => 0,
         };
         mss + timestamps + if self.window_scale.is_some() { 4 } else { 0 }
+    }
+
+    fn ecn_bytes_that_fit(&self, used: usize) -> Option<EcnBytes> {
+        self.ecn_bytes.filter(|bytes| used + EcnBytes::padded_len(bytes.count) <= MAX_LEN)
     }
 
     fn sack_blocks_that_fit(&self) -> usize {

@@ -24,7 +24,7 @@ fn tcp_options() -> impl Strategy<Value = TcpOptions> {
                 assert!(sack.push(SackBlock { start: SeqNumber(start), end: SeqNumber(end) }));
             }
             let timestamps = timestamps.map(|(value, echo)| Timestamps { value, echo });
-            TcpOptions { mss, window_scale, sack_permitted, timestamps, sack }
+            TcpOptions { mss, window_scale, sack_permitted, timestamps, sack, ecn_bytes: None }
         })
 }
 
@@ -357,6 +357,7 @@ fn tcp_options_stand_in_the_order_of_linux() {
         sack_permitted: true,
         timestamps,
         sack: SackBlocks::default(),
+        ecn_bytes: None,
     };
     let mut buffer = [0; MAX_OPTIONS];
     let len = syn.emit(&mut buffer);
@@ -389,4 +390,48 @@ fn unknown_options_are_skipped_and_impossible_ones_end_the_parsing() {
         let bytes = [&[2, 4, 3, 0xe8], end].concat();
         assert_eq!(TcpOptions::parse(&bytes), mss, "{bytes:?}");
     }
+}
+
+/// RFC 9768 section 3.2.3, figures 6 and 7: order by kind, trailing fields left out, padding before it.
+#[test]
+fn accurate_ecn_options_have_two_orders_and_four_lengths() {
+    let cases: [(bool, u8, &[u8]); 5] = [
+        (false, 3, &[1, 172, 11, 0, 0, 5, 0x12, 0x34, 0x56, 0xff, 0xff, 0xff]),
+        (true, 3, &[1, 174, 11, 0xff, 0xff, 0xff, 0x12, 0x34, 0x56, 0, 0, 5]),
+        (false, 2, &[172, 8, 0, 0, 5, 0x12, 0x34, 0x56]),
+        (true, 1, &[1, 1, 1, 174, 5, 0xff, 0xff, 0xff]),
+        (false, 0, &[1, 1, 172, 2]),
+    ];
+    for (ect1_first, count, wire) in cases {
+        let bytes = EcnBytes::new(ect1_first, 5, 0x12_3456, 0xffff_ffff, count);
+        let options = TcpOptions { ecn_bytes: Some(bytes), ..TcpOptions::default() };
+        let mut buffer = [0; 40];
+        let len = options.emit(&mut buffer);
+        assert_eq!((&buffer[..len], options.len()), (wire, len));
+        let read = TcpOptions::parse(&buffer[..len]);
+        assert_eq!(read, options);
+        let read = read.ecn_bytes.unwrap();
+        let (first, last) = if ect1_first { (read.ect1(), read.ect0()) } else { (read.ect0(), read.ect1()) };
+        assert_eq!((first.is_some(), read.ce().is_some(), last.is_some()), (count > 0, count > 1, count > 2));
+    }
+    // Of another length, the whole fields that fit.
+    let odd: [(&[u8], u8); 3] =
+        [(&[172, 3, 9], 0), (&[172, 6, 0, 0, 7, 9], 1), (&[172, 14, 0, 0, 7, 0, 0, 8, 0, 0, 9, 1, 1, 1], 3)];
+    for (wire, count) in odd {
+        assert_eq!(TcpOptions::parse(wire).ecn_bytes, Some(EcnBytes::new(false, 7, 8, 9, count)), "{wire:?}");
+    }
+}
+
+#[test]
+fn accurate_ecn_options_give_way_to_sack() {
+    let mut sack = SackBlocks::default();
+    for at in [10, 20, 30] {
+        sack.push(SackBlock { start: SeqNumber(at), end: SeqNumber(at + 5) });
+    }
+    let ecn_bytes = Some(EcnBytes::new(false, 1, 0, 1, 3));
+    let full = TcpOptions { timestamps: Some(Timestamps::default()), sack, ecn_bytes, ..TcpOptions::default() };
+    let mut buffer = [0; 40];
+    let len = full.emit(&mut buffer);
+    let read = TcpOptions::parse(&buffer[..len]);
+    assert_eq!((len, full.len(), read.sack, read.ecn_bytes), (40, 40, sack, None));
 }

@@ -11,7 +11,7 @@ fn cut_all(header: &[u8], payload: &[u8], splits: &[usize], size: u16, sums: boo
     let pieces = pieces_of(payload, splits);
     let layout = Layout::of_ethernet(header).unwrap();
     let checksum = TxChecksum::Partial { start: layout.l4 as u16, offset: TCP_CHECKSUM as u16 };
-    let frame = TxFrame { header, payload: &pieces, checksum, gso: Some(Gso { size }) };
+    let frame = TxFrame { header, payload: &pieces, checksum, gso: Some(Gso { size, repeats_ecn: false }) };
     let mut cut = Cut::new(&frame, Device { sums: !sums, cuts: false }).unwrap();
     let announced = cut.frames();
     let mut frames = Vec::new();
@@ -85,6 +85,29 @@ proptest! {
         prop_assert_eq!(all, payload);
     }
 
+    /// AccECN's field is everyone's, and a kernel that cuts would take CWR away.
+    #[test]
+    fn an_accurate_field_stays_whole(flags in 0u8..4, payload in proptest::collection::vec(any::<u8>(), 1..9000)) {
+        let ecn = flags << 6;
+        let mut header = template(&Template { flags: tcp_flag::ACK | ecn, ..Template::default() });
+        let layout = Layout::of_ethernet(&header).unwrap();
+        header[layout.l4 + 12] |= 1;
+        let pieces = pieces_of(&payload, &[]);
+        let checksum = TxChecksum::Partial { start: layout.l4 as u16, offset: TCP_CHECKSUM as u16 };
+        let gso = Some(Gso { size: 1000, repeats_ecn: true });
+        let frame = TxFrame { header: &header, payload: &pieces, checksum, gso };
+        let mut cut = Cut::new(&frame, Device::default()).unwrap();
+        while let Some(len) = cut.next_len() {
+            let mut bytes = vec![0; len];
+            cut.write(&mut [&mut bytes]);
+            prop_assert_eq!(verify(&bytes).1, tcp_flag::ACK | ecn);
+            prop_assert_eq!(bytes[layout.l4 + 12] & 1, 1);
+        }
+        let device = Cut::new(&frame, Device { sums: true, cuts: true }).unwrap();
+        let cuts_here = ecn & tcp_flag::CWR != 0;
+        prop_assert_eq!(device.frames(), if cuts_here { payload.len().div_ceil(1000) } else { 1 });
+    }
+
     #[test]
     fn a_device_that_sums_gets_the_pseudo_header_sum(
         v6: bool,
@@ -140,8 +163,12 @@ fn what_is_not_tcp_is_not_cut() {
     header[14 + 9] = 17;
     let payload = [0; 3000];
     let pieces = pieces_of(&payload, &[]);
-    let frame =
-        TxFrame { header: &header, payload: &pieces, checksum: TxChecksum::Complete, gso: Some(Gso { size: 1000 }) };
+    let frame = TxFrame {
+        header: &header,
+        payload: &pieces,
+        checksum: TxChecksum::Complete,
+        gso: Some(Gso { size: 1000, repeats_ecn: false }),
+    };
     assert!(matches!(Cut::new(&frame, Device::default()), Err(Malformed)));
     let outside = TxChecksum::Partial { start: 60, offset: 40 };
     let frame = TxFrame { checksum: outside, gso: None, ..frame };
@@ -155,7 +182,8 @@ fn a_device_that_cuts_gets_one_frame_with_the_lengths_of_the_whole() {
         let payload = [3; 5000];
         let pieces = pieces_of(&payload, &[17, 3000]);
         let checksum = TxChecksum::Complete;
-        let frame = TxFrame { header: &header, payload: &pieces, checksum, gso: Some(Gso { size: 1000 }) };
+        let frame =
+            TxFrame { header: &header, payload: &pieces, checksum, gso: Some(Gso { size: 1000, repeats_ecn: false }) };
         let mut cut = Cut::new(&frame, Device { sums: true, cuts: true }).unwrap();
         assert_eq!(cut.frames(), 1);
         let mut out = vec![0; cut.next_len().unwrap()];

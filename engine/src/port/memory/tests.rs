@@ -10,7 +10,7 @@ fn send(port: &mut MemoryPort, payload: &[u8], sequence: u32, size: u16) -> Resu
     let pieces = pieces_of(payload, &[payload.len() / 3]);
     let layout = Layout::of_ethernet(&header).unwrap();
     let checksum = TxChecksum::Partial { start: layout.l4 as u16, offset: TCP_CHECKSUM as u16 };
-    port.transmit(&TxFrame { header: &header, payload: &pieces, checksum, gso: Some(Gso { size }) })
+    port.transmit(&TxFrame { header: &header, payload: &pieces, checksum, gso: Some(Gso { size, repeats_ecn: false }) })
 }
 
 /// What arrives, as one stream of payload; each frame is checked to describe itself rightly.

@@ -48,7 +48,7 @@ fn cut(header: &[u8], payload: &[u8], size: u16, device_sums: bool) -> Vec<Vec<u
     let end = header.len() + payload.len();
     layout.set_end(&mut header, end);
     let checksum = TxChecksum::Partial { start: layout.l4 as u16, offset: TCP_CHECKSUM as u16 };
-    let frame = TxFrame { header: &header, payload: &pieces, checksum, gso: Some(Gso { size }) };
+    let frame = TxFrame { header: &header, payload: &pieces, checksum, gso: Some(Gso { size, repeats_ecn: false }) };
     let mut cut = Cut::new(&frame, Device { sums: device_sums, cuts: false }).unwrap();
     let mut frames = Vec::new();
     while let Some(len) = cut.next_len() {
@@ -165,12 +165,24 @@ fn merged_after(change: impl FnOnce(&mut Vec<u8>)) -> usize {
     deliver(&mut frames, MERGE, 4096).len()
 }
 
+/// ECN flags that stay the same, be they an echo or AccECN's counter, are no reason to stay apart.
+#[test]
+fn segments_with_the_same_ecn_flags_join() {
+    for (flags, ae) in [(0x50, 0), (0x50, 1), (0x10, 1)] {
+        let mut header = template(&Template { flags, ..Template::default() });
+        header[34 + 12] |= ae;
+        let seen = deliver(&mut cut(&header, &[1; 2000], 1000, false), MERGE, 4096);
+        assert_eq!((seen.len(), seen[0].gso_size, seen[0].frame[34 + 12] & 1), (1, 1000, ae));
+        assert_eq!(seen[0].frame[34 + 13] & 0xc0, flags & 0xc0);
+    }
+}
+
 #[test]
 fn only_the_next_segment_that_is_alike_joins() {
     const L3: usize = 14;
     const L4: usize = 34;
     assert_eq!(merged_after(|_| {}), 1);
-    let changes: [(&str, usize, u8); 13] = [
+    let changes: [(&str, usize, u8); 15] = [
         ("destination MAC", 0, 1),
         ("type of service (ECN)", L3 + 1, 3),
         ("don't fragment", L3 + 6, 0x40),
@@ -182,6 +194,8 @@ fn only_the_next_segment_that_is_alike_joins() {
         ("FIN", L4 + 13, 0x01),
         ("SYN", L4 + 13, 0x02),
         ("CWR", L4 + 13, 0x80),
+        ("ECE", L4 + 13, 0x40),
+        ("AE", L4 + 12, 0x01),
         ("window", L4 + 15, 1),
         ("option", L4 + 20, 3),
     ];

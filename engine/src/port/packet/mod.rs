@@ -130,6 +130,10 @@ impl PacketPort {
             return false;
         }
         let Ok(mut cut) = Cut::new(frame, Device { sums: true, cuts: true }) else { return false };
+        if cut.frames() > 1 {
+            // The kernel would not cut it as it has to be.
+            return false;
+        }
         // What was queued before goes first.
         if self.tx.unsent() > 0 && (self.flush().is_err() || self.tx.unsent() > 0) {
             return false;

@@ -135,6 +135,10 @@ impl TapPort {
             self.counters.tx_dropped += 1;
             return Ok(());
         };
+        if cut.frames() > 1 {
+            // The kernel would not cut it as it has to be.
+            return self.transmit_cut(frame);
+        }
         let total = cut.longest();
         let gso = frame.gso.filter(|gso| total - length > usize::from(gso.size));
         if frame.payload.len() > MAX_VECTORS {
@@ -171,7 +175,9 @@ impl TapPort {
         let mut first = true;
         while let Some(len) = cut.next_len() {
             cut.write(&mut [&mut staging[..len]]);
-            result = self.write(&[IoSlice::new(&staging[..len])], len, first);
+            // Complete in every respect: with a virtio header there is nothing to say in it.
+            let prefix: &[u8] = if self.vnet() { &[0; vnet::LEN] } else { &[] };
+            result = self.write(&[IoSlice::new(prefix), IoSlice::new(&staging[..len])], len, first);
             if result.is_err() {
                 break;
             }

@@ -103,7 +103,7 @@ impl Host for Bench {
             if place + 1 < count {
                 packet[33] &= !(TcpFlags::FIN | TcpFlags::PSH).0 as u8;
             }
-            if place > 0 {
+            if place > 0 && !segment.gso.is_some_and(|gso| gso.repeats_ecn) {
                 packet[33] &= !TcpFlags::CWR.0 as u8;
             }
             if let TxChecksum::Partial { start, offset } = segment.checksum {

@@ -1,6 +1,7 @@
 //! Tests of the whole stack at the level of packets: scripts of segments in and out at virtual times, one file per
 //! subject, and two stacks back to back.
 
+mod accecn;
 mod bench;
 mod close;
 mod cookies;

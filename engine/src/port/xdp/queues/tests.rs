@@ -230,7 +230,12 @@ fn send(queues: &mut Queues<Arc<Fake>>, at: usize, len: usize, size: u16) -> Res
     let payload: Vec<u8> = (at..at + len).map(|byte| (byte * 13) as u8).collect();
     let pieces = pieces_of(&payload, &[len / 2]);
     let checksum = TxChecksum::Partial { start: 34, offset: 16 };
-    queues.transmit(&TxFrame { header: &header, payload: &pieces, checksum, gso: Some(Gso { size }) })
+    queues.transmit(&TxFrame {
+        header: &header,
+        payload: &pieces,
+        checksum,
+        gso: Some(Gso { size, repeats_ecn: false }),
+    })
 }
 
 /// Every frame is in exactly one place, with nothing in the batch.
