@@ -53,6 +53,12 @@ counters! {
     PersonaFlightsExhausted,
     /// Connections that found no control block.
     PersonaConnectionsExhausted,
+    /// Segments of data that left with ECT(0) and with ECT(1): classic ECN's traffic and L4S's (RFC 9331).
+    PersonaOutECT0Segs, PersonaOutECT1Segs,
+    /// Those of the latter that arrived marked, as far as peers told; all are in `TcpExtTCPDeliveredCE`.
+    PersonaDeliveredCEECT1,
+    /// Connections that agreed on AccECN, and those whose data was to be ECN-capable no longer because feedback cannot be trusted.
+    PersonaAccECN, PersonaAccECNDistrusted,
     /// Incoming connections that the host refused because their accept queue was full.
     PersonaIncomingRefused,
 }

@@ -11,6 +11,7 @@ mod example;
 mod hystart;
 mod ledbat;
 mod newreno;
+mod prague;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -43,6 +44,8 @@ pub(crate) struct Path {
     pub(crate) lost: u64,
     /// The peer reports what has arrived out of order.
     pub(crate) sack: bool,
+    /// The peer tells marks exactly (AccECN); else [`Ack::marked`] is all that was delivered with an echo.
+    pub(crate) accurate: bool,
     /// Where a controller's chance may begin: differs from connection to connection. Whoever sees the connection's
     /// segments can work it out, who sees by their timing what the controller does anyway.
     pub(crate) seed: u32,
@@ -189,7 +192,7 @@ macro_rules! controllers {
 
             /// Whether it answers marks in proportion, so that its packets may be ECT(1) (RFC 9331 section 4.3).
             pub(crate) const fn scalable(self) -> bool {
-                false
+                matches!(self, Self::Prague)
             }
 
             fn view(self, memory: &mut Memory) -> &mut dyn Controller {
@@ -211,6 +214,8 @@ controllers! {
     Dctcp, "dctcp", dctcp::Dctcp, false;
     /// LEDBAT++, draft-irtf-iccrg-ledbat-plus-plus.
     Ledbat, "ledbatpp", ledbat::Ledbat, false;
+    /// TCP Prague, draft-briscoe-iccrg-prague-congestion-control.
+    Prague, "prague", prague::Prague, true;
 }
 
 impl Congestion {
@@ -269,6 +274,7 @@ mod testing {
             delivered: 0,
             lost: 0,
             sack: true,
+            accurate: false,
             seed: 1,
             now: Instant::from_micros(millis * 1_000 + 1),
         }

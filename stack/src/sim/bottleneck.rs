@@ -24,6 +24,8 @@ pub struct Path {
     pub round_trip: u64,
     pub queue: u64,
     pub loss: u32,
+    /// Bytes that wait above which each packet is marked (RFC 9332's L queue as a step); 0: none, and no ECN.
+    pub mark_above: u64,
 }
 
 impl Path {
@@ -82,11 +84,12 @@ pub fn run(path: Path, flows: &[Flow], from: u64, lasts: u64) -> Result {
         delay: path.round_trip / 2,
         queue: path.queue,
         loss: path.loss,
+        mark_above: path.mark_above,
         ..LinkParams::default()
     };
     let back = LinkParams { delay: path.round_trip / 2, ..LinkParams::default() };
     for (index, uplink) in [bottleneck, back].into_iter().enumerate() {
-        let node = node(index, uplink, flows.len() as u32, start, &mut rng);
+        let node = node(index, uplink, flows.len() as u32, start, path.mark_above > 0, &mut rng);
         world.nodes.push(node);
     }
     for (index, flow) in flows.iter().enumerate() {
@@ -146,7 +149,7 @@ fn open(world: &mut World, index: usize, flow: &Flow, at: u64) {
     world.connect_at(at, 0, first, from, to);
 }
 
-fn node(index: usize, uplink: LinkParams, flows: u32, start: u64, rng: &mut Rng) -> Node {
+fn node(index: usize, uplink: LinkParams, flows: u32, start: u64, ecn: bool, rng: &mut Rng) -> Node {
     let config = Config {
         connections: flows + 1,
         listeners: 1,
@@ -171,7 +174,8 @@ fn node(index: usize, uplink: LinkParams, flows: u32, start: u64, rng: &mut Rng)
         address: address(index),
         neighbours: vec![(address(1 - index), mac(1 - index))],
         listener: (index == 1).then_some((PORT_OF_SERVER, 64, options)),
-        ecn: 0,
+        // AccECN, asked for and accepted.
+        ecn: if ecn { 3 } else { 0 },
     };
     let host = SimHost {
         rng: rng.fork(),
@@ -204,7 +208,7 @@ mod tests {
     use std::println;
 
     /// Ten megabits per second, 40 ms, and a queue that holds as much again.
-    const BROADBAND: Path = Path { rate: 10_000_000, round_trip: 40_000, queue: 50_000, loss: 0 };
+    const BROADBAND: Path = Path { rate: 10_000_000, round_trip: 40_000, queue: 50_000, loss: 0, mark_above: 0 };
     const BLOATED: Path = Path { queue: 400_000, ..BROADBAND };
     const SECOND: u64 = 1_000_000;
 
@@ -252,6 +256,20 @@ mod tests {
         assert!(both.goodput[0] * 10 < both.goodput[1], "{both:?}");
     }
 
+    /// Marks from a millisecond of queue on, and room for forty: what L4S asks of a network (RFC 9332).
+    #[test]
+    fn prague_keeps_a_queue_that_marks_early_short() {
+        for round_trip in [5_000, 20_000] {
+            let path = Path { rate: 40_000_000, round_trip, queue: 200_000, loss: 0, mark_above: 5_000 };
+            let alone = run(path, &flows(Congestion::Prague, 1), 5 * SECOND, 20 * SECOND);
+            assert!(alone.total() * 100 > path.rate * 85, "{alone:?}");
+            assert!(alone.queue_mean < 2_500 && alone.retransmitted == 0, "{alone:?}");
+            let both = run(path, &flows(Congestion::Prague, 2), 10 * SECOND, 30 * SECOND);
+            assert!(both.fairness() > 900 && both.total() * 100 > path.rate * 85, "{both:?}");
+            assert!(both.queue_mean < 2_500 && both.retransmitted == 0, "{both:?}");
+        }
+    }
+
     /// One percent of loss that has nothing to do with congestion.
     #[test]
     fn bbr_keeps_a_lossy_link_filled() {
@@ -269,7 +287,7 @@ mod tests {
         );
         let shallow = Path { queue: 10_000, ..BROADBAND };
         let lossy = Path { loss: 10_000, ..BROADBAND };
-        let far = Path { rate: 50_000_000, round_trip: 100_000, queue: 625_000, loss: 0 };
+        let far = Path { rate: 50_000_000, round_trip: 100_000, queue: 625_000, loss: 0, mark_above: 0 };
         for (name, path) in
             [("broadband", BROADBAND), ("bloated", BLOATED), ("shallow", shallow), ("lossy 1 %", lossy), ("far", far)]
         {

@@ -13,6 +13,7 @@ use super::sender::{Sender, fact};
 use super::seq;
 use super::state::State;
 use crate::congestion::Congestion;
+use crate::counters::Counter;
 use crate::sysctl::Sysctls;
 use crate::time::Instant;
 use crate::wire::{EcnBytes, MAX_OPTIONS_LEN, TcpFlags, TcpOptions};
@@ -269,8 +270,13 @@ impl Conn<'_, '_> {
         let (now, beacon) = (self.now, self.env.globals.sysctls.ecn_option_beacon);
         let tcb = &mut *self.tcb;
         if tcb.ecn & ecn::bit::CHECKED == 0 {
+            let trusted = tcb.ecn & ecn::bit::INCAPABLE == 0;
             tcb.check_first(arrival, start);
+            let lost = trusted && tcb.ecn & ecn::bit::INCAPABLE != 0;
+            self.env.count(Counter::PersonaAccECN);
+            self.env.count_many(Counter::PersonaAccECNDistrusted, u64::from(lost));
         }
+        let tcb = &mut *self.tcb;
         tcb.note_option(arrival);
         let len = arrival.payload.len();
         let place = match arrival.ecn {
@@ -302,6 +308,14 @@ impl Conn<'_, '_> {
         }
     }
 
+    #[cold]
+    fn distrust(&mut self) {
+        if self.tcb.ecn & ecn::bit::INCAPABLE == 0 {
+            self.env.count(Counter::PersonaAccECNDistrusted);
+        }
+        self.tcb.distrust();
+    }
+
     /// Takes what an acknowledgement says of our marks, once `news` knows what has arrived.
     pub(crate) fn take_counters(&mut self, arrival: &Arrival<'_>, news: &mut Delivery) {
         // An acknowledgement without news may be older than the last one.
@@ -323,7 +337,7 @@ impl Conn<'_, '_> {
         if marks == 0 {
             if ce.is_some_and(|ce| ce > 0) && segments < 8 {
                 // RFC 9768 section 3.2.3.2.5: bytes were marked and no packet was.
-                self.tcb.distrust();
+                self.distrust();
             }
             return;
         }
@@ -332,7 +346,7 @@ impl Conn<'_, '_> {
         let all = seq::offset(self.tcb.snd_una) + news.delivered;
         let continuous = u64::from(marks.saturating_add(self.tcb.delivered_ce)) * mss >= all;
         if continuous && self.sender().rounds >= CONTINUOUS_ROUNDS {
-            self.tcb.distrust();
+            self.distrust();
         }
         self.count_marks(u64::from(marks));
     }

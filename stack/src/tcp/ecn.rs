@@ -233,5 +233,8 @@ impl Conn<'_, '_> {
     pub(crate) fn count_marks(&mut self, segments: u64) {
         self.tcb.delivered_ce = self.tcb.delivered_ce.wrapping_add(segments as u32);
         self.env.count_many(Counter::TcpExtTCPDeliveredCE, segments);
+        if self.tcb.capable() == codepoint::ECT1 {
+            self.env.count_many(Counter::PersonaDeliveredCEECT1, segments);
+        }
     }
 }

@@ -194,6 +194,11 @@ impl Conn<'_, '_> {
         tcb.ip_id = tcb.ip_id.wrapping_add(wire_segments as u16);
         tcb.segs_out = tcb.segs_out.wrapping_add(wire_segments);
         self.env.count_many(Counter::TcpOutSegs, u64::from(wire_segments));
+        if codepoint != ecn::codepoint::NOT_ECT {
+            let l4s = codepoint == ecn::codepoint::ECT1;
+            let counter = if l4s { Counter::PersonaOutECT1Segs } else { Counter::PersonaOutECT0Segs };
+            self.env.count_many(counter, u64::from(wire_segments));
+        }
         if self.env.trace.is_on() {
             self.trace_sent(repr, len);
         }

@@ -24,6 +24,7 @@ impl Conn<'_, '_> {
             delivered,
             lost,
             sack: self.tcb.has(flag::SACK),
+            accurate: self.tcb.is_accurate(),
             seed: self.tcb.iss ^ self.tcb.ts_offset.rotate_left(16),
             now: self.now,
         }

@@ -479,3 +479,56 @@ fn the_field_survives_cutting() {
     let told = bytes(1, 100, 1);
     assert!(sent.iter().all(|segment| segment.flags.ace() == 6 && segment.options.ecn_bytes == told), "{sent:?}");
 }
+
+/// RFC 9331 section 4.1: ECT(1) for who answers marks in proportion, and only where they are told exactly.
+#[test]
+fn prague_is_ect1_where_feedback_is_exact() {
+    let prague = SocketOptions { congestion: Some(Congestion::Prague), ..SocketOptions::default() };
+    for (mode, answer, codepoint) in [(ASK, NOTHING_ODD, ECT1), (ASK, E, ECT0), (1, E, ECT0), (ASK, ace(0), NOT_ECT)] {
+        let mut script = script(mode);
+        script.connect(&prague);
+        script.next();
+        script.inject_with(S | A | answer, 0, 1, plain(), &[]);
+        script.next();
+        script.write(1_000);
+        assert_eq!(script.next().ecn, codepoint, "{mode} {answer:?}");
+        let l4s = u64::from(codepoint == ECT1);
+        assert_eq!(script.count(Counter::PersonaOutECT1Segs), l4s);
+        assert_eq!(script.count(Counter::PersonaOutECT0Segs), u64::from(codepoint == ECT0));
+        if l4s > 0 {
+            assert!(script.info().accurate_ecn.unwrap().l4s);
+            script.inject(A | ace(5 + 1), 1, 1_001, &[]);
+            assert_eq!((script.count(Counter::PersonaDeliveredCEECT1), script.count(Counter::PersonaAccECN)), (1, 1));
+        }
+    }
+}
+
+/// A share of marks costs half of itself, where one mark costs CUBIC a fifth or more whatever the share.
+#[test]
+fn prague_answers_by_the_share() {
+    let mut script = script(ASK);
+    script.connect(&SocketOptions { congestion: Some(Congestion::Prague), ..SocketOptions::default() });
+    script.next();
+    script.inject_with(S | A | NOTHING_ODD, 0, 1, plain(), &[]);
+    script.next();
+    let (mut at, mut marks) = (0, 1);
+    // The first mark counts in full and ends slow start.
+    for round in 0..60 {
+        script.write(u64::from(at + 1) * 1460);
+        drain(&mut script);
+        at += 1;
+        script.pass(50_000);
+        marks += u32::from(round == 40);
+        script.inject(A | ace(5 + marks), 1, 1 + at * 1460, &[]);
+        if round == 0 {
+            let first = script.info();
+            assert_eq!(first.cwnd, first.ssthresh);
+            assert!(first.cwnd <= 5 * 1460 + 1460, "{first:?}");
+        }
+        if round == 40 {
+            // Alpha has gone down to 15/16 to the power of forty, which is 7.6 %.
+            let info = script.info();
+            assert!(info.ssthresh > 5 * 1460 * 9 / 10, "{info:?}");
+        }
+    }
+}
