@@ -10,7 +10,7 @@ const GAP: f64 = 44.0;
 const TOP: f64 = 66.0;
 const BOTTOM: f64 = 44.0;
 /// Letters of a legend's words, on average.
-const LETTER: f64 = 6.6;
+const LETTER: f64 = 7.4;
 const LEGEND_ROW: f64 = 15.0;
 
 /// A vertical stroke from `from` to `to` at time `at`.
@@ -34,6 +34,8 @@ pub(super) struct Series {
     pub name: &'static str,
     pub colour: &'static str,
     pub dashed: bool,
+    /// Small marks that must not be overlooked.
+    pub bold: bool,
     pub shape: Shape,
 }
 
@@ -183,15 +185,17 @@ impl Frame {
     }
 
     fn series(&self, out: &mut String, series: &Series) {
-        let Series { name, colour, dashed, shape } = series;
+        let Series { name, colour, dashed, bold, shape } = series;
+        let (stroke, least) = if *bold { (3.0, 7.0) } else { (1.4, 1.5) };
         let dash = if *dashed { " stroke-dasharray=\"5 3\"" } else { "" };
-        let _ = writeln!(out, "<g fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.4\"{dash}><title>{name}</title>");
+        let _ =
+            writeln!(out, "<g fill=\"none\" stroke=\"{colour}\" stroke-width=\"{stroke}\"{dash}><title>{name}</title>");
         match shape {
             Shape::Marks(marks) => {
                 for mark in marks {
                     let (x, from, to) = (self.x(mark.at), self.y(mark.from), self.y(mark.to));
                     // What is smaller than a pixel is still seen.
-                    let to = if from - to < 1.5 { from - 1.5 } else { to };
+                    let to = if from - to < least { from - least } else { to };
                     let title = escape(&mark.title);
                     let _ = writeln!(out, "<path d=\"M{x:.1} {from:.1}V{to:.1}\"><title>{title}</title></path>");
                 }
@@ -285,7 +289,7 @@ mod tests {
     #[test]
     fn words_are_escaped_and_steps_are_thinned() {
         let steps = Shape::Steps((0..10_000).map(|at| (f64::from(at) / 1e4, f64::from(at / 5_000))).collect());
-        let series = vec![Series { name: "a < b", colour: "#123456", dashed: false, shape: steps }];
+        let series = vec![Series { name: "a < b", colour: "#123456", dashed: false, bold: false, shape: steps }];
         let panel = Panel { title: "one & two", height: 100.0, series, label: plain };
         let chart = Chart {
             title: "<title>".into(),

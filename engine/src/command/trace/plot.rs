@@ -1,7 +1,7 @@
 //! The time-sequence plot (as tcptrace and Wireshark draw it): what was sent and why, what was acknowledged and reported, and
 //! the window; below it congestion window and bytes in flight, and round trips, over the same time.
 //!
-//! It shows the direction in which more data went. Where that is the peer's, its segments are what arrived here.
+//! It shows what this end sends, of which the trace knows why; what came, where that is by far the most.
 
 use super::chart::{Band, Chart, Mark, Panel, Series, Shape, plain};
 use crate::trace::{Event, Line};
@@ -9,6 +9,9 @@ use anyhow::{Result, bail};
 
 /// Marks of one series that are drawn one by one; where there are more, those that touch are joined.
 const MOST_MARKS: usize = 1_500;
+
+/// So many times what was sent must have come for a plot of what came.
+const MUCH_MORE: u64 = 8;
 
 /// Reasons of segments, with the words of the legend and a colour.
 const REASONS: [(&str, &str, &str); 8] = [
@@ -61,7 +64,7 @@ pub(super) fn draw(lines: &[Line]) -> Result<String> {
         };
         lines.iter().map(amount).sum()
     };
-    let ours = bytes(true) >= bytes(false);
+    let ours = MUCH_MORE * bytes(true) >= bytes(false);
     let mut collected = Collected::default();
     for line in lines {
         collected.take(line, ours);
@@ -96,7 +99,7 @@ impl Collected {
                 let title = format!("{}: SACK {start}:{end}", plain(at));
                 self.sacks.push(Mark { at, from: *start as f64, to: *end as f64, title });
             }
-            Event::Lost { bytes, why } => {
+            Event::Lost { bytes, why } if ours => {
                 let title = format!("{}: {bytes} bytes count as lost ({why})", plain(at));
                 let acked = self.acks.last().map_or(self.highest, |(_, ack)| *ack);
                 self.losses.push((at, acked, title));
@@ -152,28 +155,26 @@ impl Collected {
     fn chart(mut self, ours: bool) -> Chart {
         self.recovery(self.end, "open");
         // A window that nobody could fill would press everything else flat.
-        let roof = self.highest + 0.3 * self.highest.max(1.0);
+        let roof = self.highest + 0.15 * self.highest.max(1.0);
         self.edges.iter_mut().for_each(|(_, edge)| *edge = edge.min(roof));
         if self.dropped > 0 {
             self.subtitle += &format!("; {} events are missing", self.dropped);
         }
-        let marks = |name, colour, marks| Series { name, colour, dashed: false, shape: Shape::Marks(marks) };
-        let line = |name, colour, dashed, points| Series { name, colour, dashed, shape: Shape::Steps(points) };
+        let marks =
+            |name, colour, bold, marks| Series { name, colour, dashed: false, bold, shape: Shape::Marks(marks) };
+        let line =
+            |name, colour, dashed, points| Series { name, colour, dashed, bold: false, shape: Shape::Steps(points) };
         let end = self.end;
         let mut sequence = vec![
             line("receive window", "#c9a400", false, self.edges),
             line("acknowledged", "#2ca02c", false, self.acks),
-            marks("SACK", "#9467bd", joined(self.sacks, end)),
+            marks("SACK", "#9467bd", false, joined(self.sacks, end)),
         ];
-        for ((_, name, colour), found) in REASONS.into_iter().zip(self.segments) {
-            sequence.push(marks(if ours { name } else { "received" }, colour, joined(found, end)));
+        let shape = Shape::Crosses(self.losses);
+        sequence.push(Series { name: "counts as lost", colour: "#555555", dashed: false, bold: false, shape });
+        for ((why, name, colour), found) in REASONS.into_iter().zip(self.segments) {
+            sequence.push(marks(if ours { name } else { "received" }, colour, why != "new", joined(found, end)));
         }
-        sequence.push(Series {
-            name: "counts as lost",
-            colour: "#000000",
-            dashed: false,
-            shape: Shape::Crosses(self.losses),
-        });
         let windows = vec![
             line("ssthresh", "#888888", true, self.ssthresh),
             line("in flight", "#ff7f0e", false, self.in_flight),
