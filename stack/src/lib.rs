@@ -35,14 +35,14 @@ mod trace;
 pub mod wire;
 
 pub use api::*;
-pub use congestion::Congestion;
+pub use congestion::{Congestion, Details};
 pub use counters::{Counter, Counters};
 pub use flow::flow_shard;
 pub use frame::*;
 pub use stack::{Config, MemoryError, Ownership, RESERVED_RANGES, Stack, Usage};
 pub use sysctl::Sysctls;
 pub use tcp::export::{EXPORT_MAX, ImportError};
-pub use tcp::info::{AccurateEcn, Info, Listening};
+pub use tcp::info::{AccurateEcn, Info, Listening, Sending};
 pub use tcp::state::State;
 pub use tcp::tuning::FIRST_SEND_BUFFER;
 pub use time::{Duration, Instant};

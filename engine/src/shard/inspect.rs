@@ -8,7 +8,7 @@ use super::host::shard_index;
 use super::options::Value;
 use super::record::Phase;
 use super::sessions::owner_of;
-use super::tcp_info::TcpInfo;
+use super::tcp_info::{TcpInfo, controller_info};
 use crate::admin::{Tcp, Timer};
 use crate::message::SlotKey;
 use persona_channel::layout::REPLY_SIZE;
@@ -21,6 +21,7 @@ use zerocopy::IntoBytes;
 // Constants that the libc crate does not have for every target.
 const SO_COOKIE: i32 = 57;
 const IP_PROTOCOL: i32 = 52;
+const TCP_CC_INFO: i32 = 26;
 
 impl Shard<'_> {
     pub(crate) fn get_option(&mut self, key: SlotKey, args: &[u64; 6]) -> Outcome {
@@ -53,6 +54,10 @@ impl Shard<'_> {
                     None => TcpInfo::closed(),
                 };
                 let bytes = layout.as_bytes();
+                return Outcome::Bytes(bytes[..bytes.len().min(room)].into());
+            }
+            (libc::IPPROTO_TCP, TCP_CC_INFO, Some(info)) => {
+                let bytes = controller_info(info);
                 return Outcome::Bytes(bytes[..bytes.len().min(room)].into());
             }
             (level, name, _) => record.settings.value(level, name, room, self.stack.sysctls()),
@@ -145,7 +150,8 @@ pub fn tcp(info: &Info) -> Tcp {
         pmtu: Some(info.pmtu.into()),
         cwnd: Some(segments(info.cwnd.into(), mss)),
         ssthresh: (info.ssthresh != u32::MAX).then(|| segments(info.ssthresh.into(), mss)),
-        bytes_sent: Some(info.bytes_acked + info.unacked),
+        bytes_sent: Some(info.bytes_acked + info.unacked + info.sending.bytes_retrans),
+        bytes_retrans: Some(info.sending.bytes_retrans),
         bytes_acked: Some(info.bytes_acked),
         bytes_received: Some(info.bytes_received),
         segs_out: Some(info.segs_out.into()),
@@ -153,6 +159,7 @@ pub fn tcp(info: &Info) -> Tcp {
         unacked: Some(segments(info.unacked, mss)),
         sacked: Some(segments(info.sacked.into(), mss)),
         lost: Some(segments(info.lost, mss)),
+        retrans: Some(segments(info.sending.resent.into(), mss)),
         retrans_total: Some(info.retransmits),
         snd_wnd: Some(info.snd_wnd),
         rcv_wnd: Some(info.rcv_wnd),

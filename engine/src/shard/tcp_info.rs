@@ -4,7 +4,7 @@
 
 use super::inspect::segments;
 use persona_channel::layout::REPLY_SIZE;
-use persona_stack::{Duration, Info, State};
+use persona_stack::{Details, Duration, Info, State};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 #[repr(C)]
@@ -127,6 +127,39 @@ fn number_of(state: State) -> u8 {
     }
 }
 
+/// Of a controller that does not pace, Linux shows what it would be paced with (tcp_update_pacing_rate).
+fn pacing_rate(info: &Info) -> u64 {
+    let rtt = info.rtt.as_micros();
+    match info.sending.pacing_rate {
+        Some(rate) => rate,
+        None if rtt == 0 => u64::MAX,
+        None => {
+            let percent = if info.cwnd < info.ssthresh / 2 { 200 } else { 120 };
+            u64::from(info.cwnd) * percent * 10_000 / rtt
+        }
+    }
+}
+
+/// struct tcp_bbr_info, struct tcp_dctcp_info: what TCP_CC_INFO answers.
+pub fn controller_info(info: &Info) -> Vec<u8> {
+    /// Linux's BBR_UNIT.
+    const UNIT: u32 = 256;
+    match info.sending.controller {
+        Details::None => Vec::new(),
+        Details::Bbr { bandwidth, min_rtt, pacing_gain, cwnd_gain } => {
+            let gain = |percent: u32| percent * UNIT / 100;
+            let words = [bandwidth as u32, (bandwidth >> 32) as u32, min_rtt, gain(pacing_gain), gain(cwnd_gain)];
+            words.as_bytes().to_vec()
+        }
+        Details::Dctcp { alpha, marked, acked } => {
+            // dctcp_enabled, dctcp_ce_state.
+            let mut bytes = [u16::from(info.ecn), 0].as_bytes().to_vec();
+            bytes.extend_from_slice([alpha, marked, acked].as_bytes());
+            bytes
+        }
+    }
+}
+
 impl TcpInfo {
     /// A listener: Linux shows how many connections wait and may wait in two fields of other meaning.
     pub fn listening(waiting: u32, backlog: u32) -> Self {
@@ -174,6 +207,7 @@ impl TcpInfo {
             probes: info.probes,
             backoff: info.retries,
             options,
+            flags: u8::from(info.sending.app_limited),
             window_scales: info.snd_scale & 0xf | info.rcv_scale << 4,
             rto: micros(info.rto),
             snd_mss: mss.into(),
@@ -197,13 +231,26 @@ impl TcpInfo {
             reordering: REORDERING,
             rcv_space: info.rcv_wnd,
             total_retrans: info.retransmits,
+            retrans: segments(info.sending.resent.into(), mss),
+            pacing_rate: pacing_rate(info),
             bytes_acked: info.bytes_acked,
             bytes_received: info.bytes_received,
             segs_out: info.segs_out,
             segs_in: info.segs_in,
             notsent_bytes: info.unsent.min(u64::from(u32::MAX)) as u32,
             min_rtt: micros(info.min_rtt),
-            bytes_sent: info.bytes_acked + info.unacked,
+            delivery_rate: info.sending.delivery_rate,
+            busy_time: info.sending.busy.as_micros(),
+            rwnd_limited: info.sending.rwnd_limited.as_micros(),
+            delivered: segments(info.bytes_acked + u64::from(info.sacked), mss),
+            // What was sent again counts again.
+            bytes_sent: info.bytes_acked + info.unacked + info.sending.bytes_retrans,
+            bytes_retrans: info.sending.bytes_retrans,
+            dsack_dups: info.sending.dsack_dups,
+            reord_seen: info.sending.reord_seen,
+            total_rto: info.sending.total_rto,
+            total_rto_recoveries: info.sending.total_rto_recoveries,
+            total_rto_time: info.sending.total_rto_time,
             snd_wnd: info.snd_wnd,
             delivered_ce: info.delivered_ce,
             rcv_wnd: info.rcv_wnd,

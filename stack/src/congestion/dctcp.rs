@@ -1,7 +1,7 @@
 //! DCTCP (RFC 8257): reduces by as much as the path marks, so that queues stay at the depth where marking begins. For networks
 //! whose every queue marks early; elsewhere it pushes others aside.
 
-use super::{Ack, Cause, Controller, MAX_CWND, Path, Window, slow_start};
+use super::{Ack, Cause, Controller, Details, MAX_CWND, Path, Window, slow_start};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// DCTCP.Alpha's unit, and g = 1/16 as a shift (RFC 8257 section 4.2).
@@ -34,6 +34,11 @@ impl Dctcp {
 }
 
 impl Controller for Dctcp {
+    fn details(&self) -> Details {
+        let bytes = |amount: u64| amount.min(u64::from(u32::MAX)) as u32;
+        Details::Dctcp { alpha: self.alpha, marked: bytes(self.marked), acked: bytes(self.acked) }
+    }
+
     fn start(&mut self, _path: &Path, _window: &mut Window) {
         // Section 4.2: nothing is known, so the first mark counts in full.
         self.alpha = ONE;

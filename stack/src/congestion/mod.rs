@@ -119,6 +119,17 @@ pub(crate) enum Cause {
     Marked,
 }
 
+/// What a controller tells of itself: the structures of Linux's TCP_CC_INFO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Details {
+    #[default]
+    None,
+    /// Bytes per second, microseconds, percent.
+    Bbr { bandwidth: u64, min_rtt: u32, pacing_gain: u32, cwnd_gain: u32 },
+    /// Share of marks in 1,024ths, and bytes marked and acknowledged in this observation window.
+    Dctcp { alpha: u32, marked: u32, acked: u32 },
+}
+
 /// One way to control congestion.
 pub(crate) trait Controller {
     /// The connection begins to send: `window` holds the initial one.
@@ -144,6 +155,11 @@ pub(crate) trait Controller {
     /// A loss or timeout turned out not to have been one; the window is what it was before.
     fn on_undo(&mut self, path: &Path, window: &mut Window) {
         let _ = (path, window);
+    }
+
+    /// What it tells of itself (TCP_CC_INFO).
+    fn details(&self) -> Details {
+        Details::None
     }
 
     /// What it is doing, for the trace; its place in [`Self::modes`].

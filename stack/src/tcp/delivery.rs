@@ -3,7 +3,7 @@
 use super::block::Tcb;
 use super::emit::stamp;
 use super::flights::{Flight, bit};
-use super::sender::Sender;
+use super::sender::{Sender, fact};
 use crate::congestion::RateSample;
 use crate::time::Instant;
 
@@ -153,6 +153,8 @@ impl Delivery {
         if span < u64::from(self.min_rtt) {
             return None;
         }
+        let (told, interval) = (sender.delivered - newest.delivered, span.min(u64::from(u32::MAX)) as u32);
+        note_rate(sender, told, interval, newest.has(bit::APP_LIMITED));
         Some(RateSample {
             delivered: sender.delivered - newest.delivered,
             interval: span.min(u64::from(u32::MAX)) as u32,
@@ -161,5 +163,18 @@ impl Delivery {
             lost: (sender.lost_total as u32).wrapping_sub(newest.lost_before),
             app_limited: newest.has(bit::APP_LIMITED),
         })
+    }
+}
+
+/// As Linux's tcp_rate_gen: what TCP_INFO tells is the latest sample, but one that the application limited counts only where
+/// it is no less than what was seen.
+fn note_rate(sender: &mut Sender, delivered: u64, interval: u32, app_limited: bool) {
+    let history = &mut sender.history;
+    let (old, old_interval) = (u64::from(history.rate_delivered), u64::from(history.rate_interval));
+    let delivered = delivered.min(u64::from(u32::MAX));
+    if !app_limited || delivered * old_interval >= old * u64::from(interval) {
+        (history.rate_delivered, history.rate_interval) = (delivered as u32, interval);
+        let kept = sender.facts & !fact::RATE_LIMITED;
+        sender.facts = if app_limited { kept | fact::RATE_LIMITED } else { kept };
     }
 }

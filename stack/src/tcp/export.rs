@@ -181,6 +181,7 @@ impl Imported<'_> {
         }
         sender.resent_at = if sender.resent_at == 0 { 0 } else { past(sender.resent_at).max(1) };
         sender.pace_next = to + sender.pace_next.saturating_sub(from);
+        sender.history.on_clock(from, to);
         for record in self.flights.chunks_exact(size_of::<Flight>()) {
             if let Ok(mut flight) = Flight::read_from_bytes(record) {
                 // Its own clock may have run for longer than this one.

@@ -1,11 +1,11 @@
 //! Looking in: what a connection is doing, in the terms of Linux's TCP_INFO.
 
 use super::block::{NEVER, Tcb, flag};
-use super::sender::Sender;
+use super::sender::{Sender, fact};
 use super::state::State;
 use super::{ecn, seq, window};
 use crate::api::ConnectionId;
-use crate::congestion::Congestion;
+use crate::congestion::{self, Congestion, Details};
 use crate::frame::{Owner, PortId};
 use crate::time::{Duration, Instant};
 use core::net::SocketAddr;
@@ -60,6 +60,7 @@ pub struct Info {
     /// Received in order and not read, as far as the stack was told.
     pub unread: u64,
     pub retransmits: u32,
+    pub sending: Sending,
     pub segs_in: u32,
     pub segs_out: u32,
     pub last_sent: Duration,
@@ -82,6 +83,55 @@ pub struct AccurateEcn {
     pub option_seen: u8,
     /// Data leaves with ECT(1) (RFC 9331).
     pub l4s: bool,
+}
+
+/// What is known of sending; since the connection was idle for half a minute, where it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sending {
+    /// Bytes per second; `None`: not paced by a controller.
+    pub pacing_rate: Option<u64>,
+    /// Bytes per second of the latest sample, and whether the application had no more to send.
+    pub delivery_rate: u64,
+    pub app_limited: bool,
+    /// Bytes that were sent again, and those of them that are under way.
+    pub bytes_retrans: u64,
+    pub resent: u32,
+    /// There was something to send, or in flight; and the peer's window kept it back.
+    pub busy: Duration,
+    pub rwnd_limited: Duration,
+    /// Segments that the peer had twice, and events of reordering.
+    pub dsack_dups: u32,
+    pub reord_seen: u32,
+    /// Timeouts, rows of them, and milliseconds that such rows lasted.
+    pub total_rto: u16,
+    pub total_rto_recoveries: u16,
+    pub total_rto_time: u32,
+    pub controller: Details,
+}
+
+impl Sending {
+    fn of(sender: &Sender, congestion: u8, now: Instant) -> Self {
+        let history = &sender.history;
+        let (busy, rwnd_limited) = history.spans(now.as_micros());
+        let mut memory = sender.control;
+        Self {
+            pacing_rate: (sender.pacing_rate != 0).then_some(sender.pacing_rate),
+            delivery_rate: (u64::from(history.rate_delivered) * 1_000_000)
+                .checked_div(history.rate_interval.into())
+                .unwrap_or(0),
+            app_limited: sender.has(fact::RATE_LIMITED),
+            bytes_retrans: history.bytes_retrans,
+            resent: sender.queue.resent,
+            busy: Duration::from_micros(busy),
+            rwnd_limited: Duration::from_micros(rwnd_limited),
+            dsack_dups: history.dsack_dups,
+            reord_seen: history.reord_seen,
+            total_rto: history.total_rto,
+            total_rto_recoveries: history.total_rto_recoveries,
+            total_rto_time: history.total_rto_time,
+            controller: congestion::with(congestion, &mut memory, |controller| controller.details()),
+        }
+    }
 }
 
 /// A listener.
@@ -139,6 +189,7 @@ impl Tcb {
             bytes_received: self.rcv_end(),
             unread: self.rcv_end().saturating_sub(seq::offset(self.rcv_read)),
             retransmits: self.retransmits,
+            sending: sender.map(|sender| Sending::of(sender, self.settings.congestion, now)).unwrap_or_default(),
             segs_in: self.segs_in,
             segs_out: self.segs_out,
             last_sent: now.since(self.sent_at),

@@ -64,6 +64,7 @@ impl Conn<'_, '_> {
             self.schedule_probe();
         }
         self.arm_probe();
+        self.note_phase();
         self.rearm();
     }
 
@@ -213,6 +214,9 @@ impl Conn<'_, '_> {
         tcb.sent_at = now;
         if again.is_some() {
             tcb.retransmits += wire_segments;
+            if let Some(sender) = self.env.senders.get_mut(tcb.sender as usize) {
+                sender.history.bytes_retrans += u64::from(len);
+            }
             if tcb.rtx_at == NEVER || tcb.rtx_kind == timer::PROBE {
                 self.arm_retransmission();
             }

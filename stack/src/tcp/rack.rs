@@ -33,6 +33,7 @@ impl Conn<'_, '_> {
         }
         sender.fack = sender.fack.max(news.highest);
         let mut seen = false;
+        sender.history.reord_seen = sender.history.reord_seen.saturating_add(u32::from(news.overtaken));
         if news.overtaken && !sender.has(fact::REORDERING) {
             sender.facts |= fact::REORDERING;
             seen = true;

@@ -137,6 +137,9 @@ impl Conn<'_, '_> {
             return;
         }
         news.dsack += len;
+        let segments = len.div_ceil(u64::from(self.tcb.mss.max(1))) as u32;
+        let history = &mut self.sender().history;
+        history.dsack_dups = history.dsack_dups.saturating_add(segments);
         if concerned {
             let sender = self.sender();
             sender.undo_bytes = sender.undo_bytes.saturating_sub(len.min(u64::from(u32::MAX)) as u32);
@@ -213,7 +216,9 @@ impl Conn<'_, '_> {
             self.end_reduction();
         }
         self.tcb.recovery = recovery::OPEN;
+        let now = self.now.as_micros();
         let sender = self.sender();
+        sender.history.recovered(now);
         sender.undo_from = 0;
         sender.resent_at = 0;
         sender.dup_acks = 0;
@@ -354,6 +359,7 @@ impl Conn<'_, '_> {
     fn undo(&mut self) {
         let (mut pool, sender) = self.env.flights(self.tcb.sender);
         pool.find_again(&mut sender.queue);
+        sender.history.recovered(self.now.as_micros());
         sender.undo_from = 0;
         sender.resent_at = 0;
         sender.dup_acks = 0;
@@ -433,6 +439,8 @@ impl Conn<'_, '_> {
     pub(crate) fn enter_loss(&mut self) {
         self.env.trace.set_cause(Why::Timeout);
         let first = self.tcb.retries == 0;
+        let now = self.now.as_micros();
+        self.sender().history.timed_out(first, now);
         let una = self.tcb.snd_una;
         if first {
             self.tcb.stalled_at = self.now;

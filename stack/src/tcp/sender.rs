@@ -13,6 +13,81 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 /// worth little then: least round trips and delivery rates are older than controllers trust them for.
 pub(crate) const IDLE_LIFETIME: u64 = 30_000_000;
 
+/// What has happened since the half was taken, for whoever asks; nothing is decided by it. Times in microseconds.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct History {
+    /// The latest sample of the delivery rate that says something of the path, or the best that does not: bytes in an interval.
+    pub(crate) rate_delivered: u32,
+    pub(crate) rate_interval: u32,
+    pub(crate) bytes_retrans: u64,
+    /// Ended spans in which there was something to send or in flight, and those of them in which the peer's window kept it back.
+    busy: u64,
+    rwnd_limited: u64,
+    /// When the span began that is under way, and its [`phase`].
+    since: u64,
+    phase: u32,
+    /// Segments that a DSACK has reported, and events of reordering.
+    pub(crate) dsack_dups: u32,
+    pub(crate) reord_seen: u32,
+    /// Timeouts, rows of them, and milliseconds until such a row was over.
+    pub(crate) total_rto: u16,
+    pub(crate) total_rto_recoveries: u16,
+    pub(crate) total_rto_time: u32,
+    /// When the row under way began, in milliseconds (wrapping); 0: none is.
+    rto_stamp: u32,
+}
+
+/// Values of [`History::phase`].
+mod phase {
+    pub(super) const IDLE: u32 = 0;
+    pub(super) const BUSY: u32 = 1;
+    pub(super) const WINDOW_FULL: u32 = 2;
+}
+
+impl History {
+    #[cold]
+    fn enter(&mut self, phase: u32, now: u64) {
+        (self.busy, self.rwnd_limited) = self.spans(now);
+        (self.phase, self.since) = (phase, now);
+    }
+
+    /// Microseconds of being busy, and of these with the peer's window full.
+    pub(crate) fn spans(&self, now: u64) -> (u64, u64) {
+        let span = now.saturating_sub(self.since);
+        let busy = if self.phase == phase::IDLE { 0 } else { span };
+        let limited = if self.phase == phase::WINDOW_FULL { span } else { 0 };
+        (self.busy + busy, self.rwnd_limited + limited)
+    }
+
+    /// The clock is another one: what was `from` is `to`.
+    pub(crate) fn on_clock(&mut self, from: u64, to: u64) {
+        self.since = to.saturating_sub(from.saturating_sub(self.since));
+        if self.rto_stamp != 0 {
+            let span = ((from / 1_000) as u32).wrapping_sub(self.rto_stamp);
+            self.rto_stamp = ((to / 1_000) as u32).wrapping_sub(span).max(1);
+        }
+    }
+
+    /// As Linux's tcp_update_rto_stats: the timer expired, for the `first` time in a row.
+    pub(crate) fn timed_out(&mut self, first: bool, now: u64) {
+        self.total_rto = self.total_rto.saturating_add(1);
+        if first {
+            self.total_rto_recoveries = self.total_rto_recoveries.saturating_add(1);
+            self.rto_stamp = ((now / 1_000) as u32).max(1);
+        }
+    }
+
+    /// What began with the first timeout of a row is over.
+    pub(crate) fn recovered(&mut self, now: u64) {
+        if self.rto_stamp != 0 {
+            let span = ((now / 1_000) as u32).wrapping_sub(self.rto_stamp);
+            self.total_rto_time = self.total_rto_time.wrapping_add(span);
+            self.rto_stamp = 0;
+        }
+    }
+}
+
 /// Times in microseconds, sequence numbers extended, amounts in bytes.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C, align(64))]
@@ -85,12 +160,16 @@ pub(crate) struct Sender {
     pub(crate) _pad0: u32,
     pub(crate) _pad1: [u64; 2],
 
-    // Lines 4 to 6: the congestion controller's.
+    // Line 4: what is only told (TCP_INFO).
+    pub(crate) history: History,
+
+    // Lines 5 to 7: the congestion controller's.
     pub(crate) control: congestion::Memory,
 }
 
 const _: () = assert!(core::mem::offset_of!(Sender, rack_at) == 64);
-const _: () = assert!(size_of::<Sender>() == 448);
+const _: () = assert!(core::mem::offset_of!(Sender, history) == 256 && size_of::<History>() == 64);
+const _: () = assert!(size_of::<Sender>() == 512);
 
 /// Bits of [`Sender::facts`].
 pub(crate) mod fact {
@@ -106,6 +185,8 @@ pub(crate) mod fact {
     pub(crate) const CWND_LIMITED: u8 = 1 << 4;
     /// It is not known what the peer's AccECN option told before this half was taken.
     pub(crate) const BYTES_UNKNOWN: u8 = 1 << 5;
+    /// The sample of the rate that is told was limited by the application.
+    pub(crate) const RATE_LIMITED: u8 = 1 << 6;
 }
 
 impl Sender {
@@ -187,6 +268,28 @@ impl Conn<'_, '_> {
             tcb.pace_at = due;
         } else {
             self.env.give_back_sender(tcb);
+        }
+    }
+
+    /// After something was sent, written or acknowledged: whether sending waits, and for what (Linux's chronographs).
+    #[inline]
+    pub(crate) fn note_phase(&mut self) {
+        let tcb = &*self.tcb;
+        let Some(sender) = self.env.senders.get_mut(tcb.sender as usize) else { return };
+        let unsent = tcb.snd_end.saturating_sub(tcb.snd_nxt).min(u64::from(tcb.mss));
+        let flight = tcb.in_flight();
+        let phase = if tcb.snd_una >= tcb.snd_end {
+            phase::IDLE
+        } else if unsent > 0
+            && u64::from(tcb.snd_wnd) < flight + unsent
+            && u64::from(tcb.cwnd) >= sender.pipe(flight) + unsent
+        {
+            phase::WINDOW_FULL
+        } else {
+            phase::BUSY
+        };
+        if sender.history.phase != phase {
+            sender.history.enter(phase, self.now.as_micros());
         }
     }
 

@@ -12,7 +12,7 @@ mod states;
 #[cfg(test)]
 mod tests;
 
-use super::{Ack, Cause, Controller, MAX_CWND, Note, Path, Window};
+use super::{Ack, Cause, Controller, Details, MAX_CWND, Note, Path, Window};
 use crate::time::Instant;
 use states::{State, Undo};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -237,6 +237,16 @@ fn send_quantum(pacing: u64, mss: u32) -> u32 {
 }
 
 impl Controller for Bbr {
+    fn details(&self) -> Details {
+        let state = self.state();
+        Details::Bbr {
+            bandwidth: self.bw(),
+            min_rtt: self.min_rtt,
+            pacing_gain: state.pacing_gain() as u32,
+            cwnd_gain: state.cwnd_gain() as u32,
+        }
+    }
+
     fn mode(&self, _window: &Window) -> u8 {
         self.state() as u8
     }

@@ -9,6 +9,7 @@ mod ecn;
 mod handshake;
 mod hostile;
 mod icmp;
+mod info;
 mod receive;
 mod recovery;
 mod send;
