@@ -27,7 +27,7 @@ counters! {
     TcpInSegs, TcpOutSegs, TcpRetransSegs, TcpInErrs, TcpOutRsts, TcpInCsumErrors,
     TcpExtSyncookiesSent, TcpExtSyncookiesRecv, TcpExtSyncookiesFailed,
     TcpExtEmbryonicRsts, TcpExtOutOfWindowIcmps, TcpExtTW, TcpExtTWRecycled, TcpExtTCPTimeWaitOverflow,
-    TcpExtPAWSActive, TcpExtPAWSEstab, TcpExtDelayedACKs,
+    TcpExtPAWSActive, TcpExtPAWSEstab, TcpExtDelayedACKs, TcpExtDelayedACKLost, TcpExtTCPAckCompressed,
     TcpExtListenOverflows, TcpExtListenDrops, TcpExtTCPReqQFullDoCookies, TcpExtTCPReqQFullDrop,
     TcpExtTCPHPHits, TcpExtTCPPureAcks, TcpExtTCPHPAcks,
     TcpExtTCPRenoRecovery, TcpExtTCPSackRecovery, TcpExtTCPSACKReneging, TcpExtTCPSACKDiscard,

@@ -31,6 +31,10 @@ sysctls! {
     abort_on_overflow = 0;
     /// Challenge ACKs per second, all connections together.
     challenge_ack_limit = UNLIMITED;
+    /// The longest that ACKs beyond a gap are held back, in nanoseconds; never longer than a twentieth of the round trip.
+    comp_sack_delay_ns = 1_000_000;
+    /// The most that are; 0: none.
+    comp_sack_nr = 44;
     dsack = 1;
     /// Tail loss probes: 3 and 4 on, else off.
     early_retrans = 3;

@@ -69,7 +69,6 @@ const NO_PROBING: &str = "this release does not probe path MTUs";
 const NO_PLB: &str = "paths are not changed for load: the stack has no flow label to change";
 const NO_METRICS: &str = "no metrics are saved between connections";
 const NO_PACING_RATIO: &str = "only a congestion controller that measures the path paces here, by its own ratio";
-const EACH_ACK: &str = "what is out of order is acknowledged at once, each segment for itself (RFC 5681 section 4.2)";
 const NO_DEVICES: &str = "the stack has no such devices";
 const NO_FORWARDING: &str = "the stack forwards nothing";
 const NO_SKB: &str = "there are no sk_buffs here: payload lies in the session's chunks";
@@ -203,9 +202,16 @@ pub static TABLE: &[Entry] = &[
         "of each shard, all connections together; the greatest value: no limit"
     ),
     nothing("net.ipv4.tcp_child_ehash_entries", NO_HASH),
-    nothing("net.ipv4.tcp_comp_sack_delay_ns", EACH_ACK),
-    nothing("net.ipv4.tcp_comp_sack_nr", EACH_ACK),
-    nothing("net.ipv4.tcp_comp_sack_slack_ns", EACH_ACK),
+    stack!(
+        "net.ipv4.tcp_comp_sack_delay_ns",
+        comp_sack_delay_ns,
+        "nanoseconds",
+        0,
+        1_000_000_000,
+        "at most a twentieth of the round trip; less than 512 us end with the batch of frames"
+    ),
+    stack!("net.ipv4.tcp_comp_sack_nr", comp_sack_nr, "", 0, BYTE, "0: none is held back"),
+    nothing("net.ipv4.tcp_comp_sack_slack_ns", "the timers of a shard tick once in 1.024 ms: that is the slack"),
     engine("net.ipv4.tcp_congestion_control", "", "a name", "of new sockets"),
     stack!("net.ipv4.tcp_dsack", dsack, "", 0, BYTE, ""),
     nothing("net.ipv4.tcp_early_demux", "every segment finds its connection by one lookup"),

@@ -121,7 +121,8 @@ impl<'m> Core<'m> {
         let place = index as usize;
         let tcb = &self.tables.tcbs[place];
         let sender = self.env.senders.get(tcb.sender as usize);
-        let own = tcb.rcv_adv ^ tcb.snd_una ^ tcb.rtx_at ^ tcb.snd_small ^ u64::from(tcb.segs_in) ^ tcb.rcv_fin;
+        let own =
+            tcb.rcv_adv ^ tcb.snd_una ^ tcb.rtx_at ^ u64::from(tcb.snd_small) ^ u64::from(tcb.segs_in) ^ tcb.rcv_fin;
         let others = self.env.timers.get(place).map_or(0, |timer| timer.deadline)
             ^ self.env.chain.get(place).map_or(0, |link| u64::from(link.event_next));
         let sender =

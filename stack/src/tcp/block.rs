@@ -76,8 +76,10 @@ pub(crate) struct Tcb {
     pub(crate) snd_nxt: u64,
     /// After the last byte that the application has written; the FIN's number.
     pub(crate) snd_end: u64,
-    /// Sequence number of the segment that last updated the window.
-    pub(crate) snd_wl1: u64,
+    /// Low half of the number of the segment that last updated the window.
+    pub(crate) snd_wl1: u32,
+    /// When data last arrived, in milliseconds (wrapping).
+    pub(crate) data_at: u32,
     /// SND.WND in bytes.
     pub(crate) snd_wnd: u32,
     /// Largest window that the peer has offered.
@@ -124,8 +126,13 @@ pub(crate) struct Tcb {
     pub(crate) sent_at: Instant,
     /// Last moment at which something arrived, for keepalive.
     pub(crate) heard_at: Instant,
-    /// End of the last segment that was smaller than the MSS (Nagle's test as Minshall changed it).
-    pub(crate) snd_small: u64,
+    /// Low half of the end of the last segment that was smaller than the MSS (Nagle's test as Minshall changed it).
+    pub(crate) snd_small: u32,
+    /// Delay of ACKs in milliseconds (Linux's ato); 0: nothing has arrived.
+    pub(crate) ato: u16,
+    /// ACKs beyond a gap that are held back to be sent as one, and those that were sent one by one since RCV.NXT last moved.
+    pub(crate) compressed: u8,
+    pub(crate) gap_acks: u8,
     /// When the least round trip was measured, in seconds.
     pub(crate) min_rtt_at: u32,
     /// Path MTU as far as known, in bytes of an IP packet.
@@ -285,6 +292,13 @@ impl Tcb {
     #[inline]
     pub(crate) fn in_flight(&self) -> u64 {
         self.snd_nxt - self.snd_una
+    }
+
+    /// A segment smaller than the MSS is in flight. Half a number says it, since what is in flight is less than its range.
+    #[inline]
+    pub(crate) fn small_in_flight(&self) -> bool {
+        let (small, una, nxt) = (self.snd_small, self.snd_una as u32, self.snd_nxt as u32);
+        small.wrapping_sub(una) as i32 > 0 && nxt.wrapping_sub(small) as i32 >= 0
     }
 
     /// A connection of `flow` in `state` with nothing sent or received.

@@ -1,6 +1,6 @@
 //! Segments of a connection: link, IP and TCP header of one outgoing (super-)segment, and what its departure changes.
 
-use super::block::{NEVER, Tcb, flag};
+use super::block::{Tcb, flag};
 use super::{Conn, ecn, seq};
 use crate::api::Host;
 use crate::counters::Counter;
@@ -136,7 +136,10 @@ impl Conn<'_, '_> {
             self.tcb.accurate_sent(self.now, repr.options.ecn_bytes.is_some());
         }
         if flags.ack() {
-            self.acknowledged();
+            let together = self.tcb.acknowledged();
+            if together > 0 {
+                self.env.count_many(Counter::TcpExtTCPAckCompressed, together.into());
+            }
         }
         Ok(())
     }
@@ -203,18 +206,6 @@ impl Conn<'_, '_> {
             self.trace_sent(repr, len);
         }
         Ok(())
-    }
-
-    /// An ACK left with a segment: nothing waits to be acknowledged any more.
-    #[inline]
-    fn acknowledged(&mut self) {
-        let tcb = &mut *self.tcb;
-        tcb.rcv_acked = tcb.rcv_nxt;
-        tcb.ack_at = NEVER;
-        tcb.ack_segments = 0;
-        tcb.dsack = [0; 2];
-        tcb.quick = tcb.quick.saturating_sub(1);
-        tcb.clear(flag::ACK_NOW);
     }
 
     /// RFC 9293 section 3.8.5: the pointer of a segment that begins at `from`; 0 when there is nothing urgent ahead.

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PCON");
 /// Changes whenever one of the records does.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// Bytes that one connection takes at most.
 pub const EXPORT_MAX: usize = size_of::<Head>()
@@ -230,7 +230,8 @@ fn move_clock(tcb: &mut Tcb, from: Instant, to: Instant) {
     tcb.oow_ms = 0;
     let seconds = |micros: u64| (micros / 1_000_000) as u32;
     tcb.ts_recent_at = tcb.ts_recent_at.wrapping_sub(seconds(from)).wrapping_add(seconds(to));
-    // The peer's view of our timestamp clock goes on without a jump.
     let millis = |micros: u64| (micros / 1_000) as u32;
+    tcb.data_at = tcb.data_at.wrapping_sub(millis(from)).wrapping_add(millis(to));
+    // The peer's view of our timestamp clock goes on without a jump.
     tcb.ts_offset = tcb.ts_offset.wrapping_add(millis(from)).wrapping_sub(millis(to));
 }

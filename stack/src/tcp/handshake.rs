@@ -223,7 +223,6 @@ impl Conn<'_, '_> {
         }
         tcb.retries = 0;
         tcb.rtx_at = NEVER;
-        tcb.start_quick_acks();
         tcb.cwnd = congestion::initial_window(tcb.mss);
         tcb.heard_at = now;
         // As Linux: who has sent no data yet has been idle since now, not since the clock's origin.

@@ -88,6 +88,7 @@ impl Conn<'_, '_> {
             place => {
                 let end = start + arrival.payload.len() as u64;
                 if place == Place::Old && end > start {
+                    self.ack_was_lost();
                     self.duplicate(start, end, Counter::TcpExtTCPDSACKOldSent);
                 }
                 // A full window is no reason not to hear what is acknowledged (RFC 9293 section 3.10.7.4, first).
@@ -228,7 +229,7 @@ impl Conn<'_, '_> {
             && !arrival.flags.intersects(TcpFlags::SYN | TcpFlags::FIN)
             && !moved;
         // RFC 9293 section 3.10.7.4, fifth, ESTABLISHED. SND.WL2 is not needed: ACKs below SND.UNA never get here.
-        if self.tcb.snd_wl1 <= start || ack > una {
+        if ack > una || (start as u32).wrapping_sub(self.tcb.snd_wl1) as i32 >= 0 {
             self.tcb.take_window(window, start);
         }
         let acked = ack - una;

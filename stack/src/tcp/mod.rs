@@ -2,6 +2,7 @@
 //! through [`Conn`], which joins the record with the shared state and the time for the length of one call.
 
 mod accecn;
+mod acknowledge;
 pub(crate) mod block;
 mod challenge;
 mod control;

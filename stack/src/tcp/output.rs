@@ -169,7 +169,7 @@ impl Conn<'_, '_> {
             let tail = if len == unsent { len % mss } else { 0 };
             // RFC 9293 section 3.7.4, as Minshall changed it: a small segment waits only for another small one.
             let corked = tcb.settings.has(setting::CORK);
-            let small_in_flight = tcb.snd_small > tcb.snd_una;
+            let small_in_flight = tcb.small_in_flight();
             let tail_may_go =
                 fin_waits || urgent || (!corked && (tcb.settings.has(setting::NODELAY) || !small_in_flight));
             let len = if tail_may_go { len } else { len - tail };
@@ -237,16 +237,13 @@ impl Conn<'_, '_> {
         }
         let tcb = &mut *self.tcb;
         if len % payload_mss != 0 {
-            tcb.snd_small = end;
+            tcb.snd_small = end as u32;
         }
         if fin {
             tcb.set(flag::FIN_SENT);
         }
         if len > 0 {
-            // Linux's pingpong mode: an answer within the delay of an ACK means that data goes both ways.
-            if now.since(tcb.heard_at).as_micros() < super::receive::DELAYED_ACK {
-                tcb.set(flag::PINGPONG);
-            }
+            tcb.note_answer(now);
             self.env.count_many(Counter::TcpExtTCPOrigDataSent, u64::from(wire_segments));
         }
         Ok(())
@@ -381,6 +378,8 @@ impl Conn<'_, '_> {
             }
         }
         if self.tcb.has(flag::ACK_NOW) && !self.tcb.has(flag::BLOCKED) {
+            // One of those that were held back goes out now.
+            self.tcb.compressed = self.tcb.compressed.saturating_sub(1);
             self.send_ack(host);
         }
         self.rearm();

@@ -1,7 +1,8 @@
 //! Received data: trimming to the window, storing in and out of order, SACK and DSACK blocks to report, the FIN, the
-//! urgent pointer, and when to acknowledge.
+//! urgent pointer. When it is acknowledged says `acknowledge`.
 
-use super::block::{NEVER, Tcb, change, flag, setting};
+use super::acknowledge::Due;
+use super::block::{Tcb, change, flag};
 use super::handshake::announced_mss;
 use super::ranges::Inserted;
 use super::segment::{Arrival, Bytes};
@@ -12,22 +13,8 @@ use crate::counters::Counter;
 use crate::frame::Owner;
 use crate::wire::SeqNumber;
 
-/// Linux's TCP_DELACK_MIN, in microseconds.
-pub(crate) const DELAYED_ACK: u64 = 40_000;
-/// Linux's TCP_MAX_QUICKACKS: so many segments are acknowledged at once when a connection is young.
-const QUICK_ACKS: u8 = 16;
 /// Fewest bytes that count as a full segment in the estimate of the peer's segment size (RFC 9293 section 3.7.1).
 const LEAST_MSS: u16 = 536;
-
-/// When an ACK is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    /// At once, each for itself: the sender counts duplicates.
-    Immediately,
-    /// With the next flush.
-    Flush,
-    Delayed,
-}
 
 impl Tcb {
     /// In-order bytes of the receive stream.
@@ -40,10 +27,6 @@ impl Tcb {
     /// The peer's FIN arrived in order.
     pub(crate) fn peer_closed(&self) -> bool {
         self.rcv_fin != 0 && self.rcv_nxt > self.rcv_fin
-    }
-
-    pub(crate) fn start_quick_acks(&mut self) {
-        self.quick = QUICK_ACKS;
     }
 }
 
@@ -95,11 +78,11 @@ impl Conn<'_, '_> {
         } else {
             self.out_of_order(host, arrival.payload, start, fin)
         };
-        self.account(arrival, before, due);
+        let now = self.account(arrival, before, due);
         if self.tcb.peer_closed() && before <= self.tcb.rcv_fin {
             self.on_fin(host);
         }
-        if due == Due::Immediately && !self.tcb.has(flag::ENDED) {
+        if now && !self.tcb.has(flag::ENDED) {
             self.send_ack(host);
         }
     }
@@ -114,6 +97,9 @@ impl Conn<'_, '_> {
     ) -> Due {
         let before = self.tcb.rcv_nxt;
         let old = (before - start).min(payload.len() as u64);
+        if old > 0 && payload.len() as u64 == old {
+            self.ack_was_lost();
+        }
         if old > 0 {
             // RFC 2883 section 4: say which bytes came twice.
             self.duplicate(start, start + old, Counter::TcpExtTCPDSACKOldSent);
@@ -137,11 +123,11 @@ impl Conn<'_, '_> {
             self.env.count(Counter::TcpExtTCPRcvQDrop);
         }
         let filled = self.absorb();
-        if old > 0 || filled || !complete || self.tcb.ofo_count > 0 {
+        if old > 0 || filled || !complete {
             // RFC 5681 section 4.2: at once when a gap is filled, in whole or in part.
             return Due::Immediately;
         }
-        Due::Delayed
+        if self.tcb.ofo_count > 0 { Due::Gap } else { Due::Usual }
     }
 
     /// Takes out-of-order ranges that RCV.NXT has reached. Whether there were any.
@@ -200,10 +186,11 @@ impl Conn<'_, '_> {
                 if added < end - start {
                     self.env.count(Counter::TcpExtTCPOFOMerge);
                 }
-                if added == 0 {
-                    self.duplicate(start, end, Counter::TcpExtTCPDSACKOfoSent);
-                }
                 self.report_sack(from, to);
+                if added > 0 {
+                    return Due::Gap;
+                }
+                self.duplicate(start, end, Counter::TcpExtTCPDSACKOfoSent);
             }
             Inserted::Full => {
                 if fin && complete {
@@ -250,41 +237,6 @@ impl Conn<'_, '_> {
             self.tcb.rcv_mss = size;
         } else if self.tcb.rcv_mss == 0 {
             self.tcb.rcv_mss = size.max(LEAST_MSS);
-        }
-    }
-
-    /// Decides when the ACK goes out (RFC 9293 section 3.8.6.3, RFC 5681 section 4.2).
-    #[inline]
-    fn account(&mut self, arrival: &Arrival<'_>, before: u64, due: Due) {
-        let now = self.now;
-        let tcb = &mut *self.tcb;
-        let advanced = tcb.rcv_nxt - before;
-        if advanced > 0 {
-            self.changed(change::READABLE);
-        }
-        if due == Due::Immediately {
-            return;
-        }
-        let tcb = &mut *self.tcb;
-        let full = u64::from(tcb.rcv_mss.max(1));
-        let segments = if arrival.train != 0 { advanced.div_ceil(full) } else { advanced / full };
-        tcb.ack_segments = u64::from(tcb.ack_segments).saturating_add(segments).min(255) as u8;
-        let quick = tcb.settings.has(setting::QUICKACK) || (tcb.quick > 0 && !tcb.has(flag::PINGPONG));
-        let due = if tcb.ack_segments >= 2 || tcb.rcv_nxt - tcb.rcv_acked >= 2 * full || quick {
-            Due::Flush
-        } else {
-            Due::Delayed
-        };
-        match due {
-            Due::Flush | Due::Immediately => {
-                tcb.set(flag::ACK_NOW);
-                self.flush_later();
-            }
-            Due::Delayed => {
-                if tcb.ack_at == NEVER {
-                    tcb.ack_at = now.as_micros() + DELAYED_ACK;
-                }
-            }
         }
     }
 

@@ -39,8 +39,7 @@ impl Conn<'_, '_> {
         let now = self.now.as_micros();
         if self.tcb.ack_at <= now {
             self.tcb.ack_at = NEVER;
-            self.env.count(Counter::TcpExtDelayedACKs);
-            self.send_ack(host);
+            self.ack_timeout(host);
         }
         if self.tcb.rtx_at <= now {
             self.tcb.rtx_at = NEVER;

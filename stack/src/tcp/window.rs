@@ -69,7 +69,7 @@ impl Tcb {
     pub(crate) fn take_window(&mut self, window: u32, seq: u64) {
         self.snd_wnd = window;
         self.max_wnd = self.max_wnd.max(window);
-        self.snd_wl1 = seq;
+        self.snd_wl1 = seq as u32;
     }
 
     /// Whether `offered` is the first window of zero, or the first that is not, in a row.

@@ -2,6 +2,7 @@
 //! subject, and two stacks back to back.
 
 mod accecn;
+mod acknowledge;
 mod bench;
 mod close;
 mod cookies;
