@@ -211,7 +211,7 @@ impl Mergeable {
     fn new(bytes: &[u8], place: TcpPlace) -> Option<Self> {
         let tcp = TcpView::new(&bytes[place.tcp..place.end]).ok()?;
         let (flags, size) = (tcp.flags(), place.end - place.payload);
-        if size == 0 || flags.without(TcpFlags::PSH) != TcpFlags::ACK {
+        if size == 0 || flags.without(TcpFlags::PSH | TcpFlags::ECN) != TcpFlags::ACK {
             return None;
         }
         let mut same = bytes[..place.payload].to_vec();

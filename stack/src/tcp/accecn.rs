@@ -20,7 +20,7 @@ use crate::wire::{EcnBytes, MAX_OPTIONS_LEN, TcpFlags, TcpOptions};
 
 /// Bits of [`Tcb::accurate`].
 pub(crate) mod bit {
-    /// The codepoint of the peer's last data that was ECN-capable; of its SYN,ACK until our first ACK.
+    /// The codepoint of the peer's last packet; of its SYN,ACK until our first ACK.
     pub(crate) const LAST: u8 = 3;
     /// How many segments are still to bear the option because something has changed.
     pub(crate) const DUE: u8 = 3 << 2;
@@ -180,8 +180,14 @@ impl Tcb {
     #[cold]
     pub(crate) fn fill_ecn_bytes(&self, options: &mut TcpOptions) {
         let room = MAX_OPTIONS_LEN - options.len();
-        let Some(count) = (1..=3).rev().find(|count| EcnBytes::padded_len(*count) <= room) else { return };
         let [ect1, ect0, ce] = self.received_bytes;
+        // RFC 9768 section 3.2.3.3: rather nothing than an option without what has changed.
+        let needed = match (ect1.min(ect0) > 0, ce > 0) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
+        let Some(count) = (needed..=3).rev().find(|count| EcnBytes::padded_len(*count) <= room) else { return };
         let of = |place: usize, bytes: u32| FIRST_BYTES[place].wrapping_add(bytes);
         options.ecn_bytes = Some(EcnBytes::new(ect1 > ect0, of(ECT0, ect0), of(CE, ce), of(ECT1, ect1), count));
     }
@@ -279,6 +285,8 @@ impl Conn<'_, '_> {
         let tcb = &mut *self.tcb;
         tcb.note_option(arrival);
         let len = arrival.payload.len();
+        let last = tcb.accurate & bit::LAST;
+        tcb.accurate = tcb.accurate & !bit::LAST | arrival.ecn;
         let place = match arrival.ecn {
             codepoint::ECT1 => ECT1,
             codepoint::ECT0 => ECT0,
@@ -292,17 +300,18 @@ impl Conn<'_, '_> {
             tcb.received_ce = tcb.received_ce.wrapping_add(segments as u32);
             tcb.ce_pending = tcb.ce_pending.saturating_add(segments.min(255) as u8);
         }
-        // RFC 9768 section 3.2.3.3: another counter than before goes up: the peer is told at once, and once more.
-        let turned = len > 0 && arrival.ecn != tcb.accurate & bit::LAST;
-        if turned {
-            tcb.accurate = tcb.accurate & !(bit::LAST | bit::DUE) | arrival.ecn | bit::DUE_TWICE;
+        if len > 0 && arrival.ecn != last {
+            // RFC 9768 section 3.2.3.3: another counter than before goes up: the next ACK tells, and the one after it.
+            tcb.accurate = tcb.accurate & !bit::DUE | bit::DUE_TWICE;
         }
         let margin = u64::from(coarse(now).wrapping_sub(tcb.ecn_option_at)) << 10;
         if beacon > 0 && tcb.accurate & bit::DUE == 0 && margin * u64::from(beacon) >= u64::from(tcb.srtt) {
             tcb.accurate |= bit::DUE_ONE;
         }
         let enough = if len > 0 { MARKS_WITH_DATA } else { MARKS_WITHOUT };
-        if turned || place == CE && tcb.ce_pending >= enough {
+        // RFC 9768 section 3.2.2.5.1: the first mark in a row, and every second of them.
+        let begins = len > 0 && last != codepoint::CE;
+        if place == CE && (begins || tcb.ce_pending >= enough) {
             tcb.set(flag::ACK_NOW);
             self.flush_later();
         }

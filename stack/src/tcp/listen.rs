@@ -106,9 +106,12 @@ impl Request {
 
     /// Sends the SYN,ACK, or repeats it.
     pub(crate) fn answer<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant, settings: &Settings) {
-        let agreed = self.agreed();
+        self.answer_as(env, host, now, settings, &self.agreed());
+    }
+
+    fn answer_as<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant, settings: &Settings, agreed: &Agreed) {
         let value = stamp(now, self.ts_offset);
-        send_syn_ack(env, host, now, &self.flow, self.port, settings, &agreed, value);
+        send_syn_ack(env, host, now, &self.flow, self.port, settings, agreed, value);
     }
 
     /// SEGMENT ARRIVES in SYN-RECEIVED of a passive open (RFC 9293 section 3.10.7.4).
@@ -131,7 +134,10 @@ impl Request {
             self.syn_codepoint = arrival.ecn;
             // The peer repeats its SYN: our answer was lost. Linux bounds how often that is believed.
             if challenge::may_answer(&mut self.oow_ms, now, env.globals.sysctls.invalid_ratelimit) {
-                self.answer(env, host, now, settings);
+                // RFC 9768 section 3.2.3.2.2: AccECN's option may be why it was lost.
+                let agreed = self.agreed();
+                let agreed = Agreed { retries: agreed.retries.max(1), ..agreed };
+                self.answer_as(env, host, now, settings, &agreed);
             } else {
                 env.count(Counter::TcpExtTCPACKSkippedSynRecv);
             }

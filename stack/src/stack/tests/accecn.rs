@@ -203,6 +203,15 @@ fn a_repeated_syn_ack_goes_without_the_option() {
     script.listen(16, &SocketOptions::default());
     script.inject_with(S | ASKING, 0, 0, plain(), &[]);
     assert!(script.next().options.ecn_bytes.is_some());
+    // For a SYN that comes again, marked this time, and for a timeout.
+    script.now += 100_000;
+    script.ecn = CE;
+    script.inject_with(S | ASKING, 0, 0, plain(), &[]);
+    script.ecn = NOT_ECT;
+    let again = script.next();
+    assert_eq!((again.flags, again.options.ecn_bytes), (S | A | ace(0b110), None));
+    script.inject_with(S | ASKING, 0, 0, plain(), &[]);
+    script.expect_nothing();
     script.pass(1_100_000);
     let again = script.next();
     assert_eq!((again.flags, again.options.ecn_bytes), (S | A | NOTHING_ODD, None));
@@ -293,7 +302,7 @@ fn what_arrives_is_counted_by_codepoint() {
     assert_eq!((ack.flags, ack.options.ecn_bytes.unwrap().ce()), (A | ace(11), Some(102)));
 }
 
-/// RFC 9768 section 3.2.2.5.1: a change is told at once, and so is every second mark; the rest waits as ever.
+/// RFC 9768 section 3.2.2.5.1: the first mark in a row is told at once, and so is every second; the rest waits as ever.
 #[test]
 fn changes_and_marks_are_acknowledged_at_once() {
     let mut script = accepted(2);
@@ -318,7 +327,7 @@ fn changes_and_marks_are_acknowledged_at_once() {
     assert!(!at_once(&mut script, ECT0));
     assert!(at_once(&mut script, CE), "the first mark");
     assert!(!at_once(&mut script, CE));
-    assert!(at_once(&mut script, ECT0), "back");
+    assert!(!at_once(&mut script, ECT0), "the end of the row can wait");
     assert!(!at_once(&mut script, NOT_ECT), "a retransmission counts nowhere");
     // Two in one delay.
     script.ecn = CE;
@@ -362,6 +371,23 @@ fn the_option_follows_its_setting_and_the_peer() {
     let mut script = asked(bytes(1, 0, 1));
     script.write(10);
     assert_eq!(script.next().options.ecn_bytes, bytes(1, 0, 1));
+}
+
+/// RFC 9768 section 3.2.3.3: beside two SACK blocks there is room for two fields, and none for less than has changed.
+#[test]
+fn the_option_is_cut_where_space_is_short_and_left_out_where_it_would_say_too_little() {
+    let mut script = accepted(2);
+    // One block, then two, the second of which grows.
+    for (codepoint, first, blocks, told) in [
+        (ECT0, 101, 1, Some(EcnBytes::new(false, 11, 0, 1, 3))),
+        (CE, 201, 2, Some(EcnBytes::new(false, 11, 10, 1, 2))),
+        (ECT1, 211, 2, None),
+    ] {
+        script.ecn = codepoint;
+        script.inject(A | ace(5), first, 1, &[7; 10]);
+        let ack = drain(&mut script).pop().unwrap();
+        assert_eq!((ack.options.sack.as_slice().len(), ack.options.ecn_bytes), (blocks, told), "{first}");
+    }
 }
 
 /// Segments are smaller by the option, so that they fit into the path.
