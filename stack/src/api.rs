@@ -236,6 +236,16 @@ pub struct SocketOptions {
     pub syn_retries: Option<u8>,
     /// SO_OOBINLINE.
     pub oob_inline: bool,
+    /// TCP_LINGER2: seconds that FIN-WAIT-2 lasts after close(); negative: it ends with RST at once.
+    pub linger2: Option<i16>,
+    /// TCP_RTO_MIN_US: the shortest retransmission timeout, in whole milliseconds up to 255.
+    pub rto_min: Option<Duration>,
+    /// TCP_THIN_LINEAR_TIMEOUTS.
+    pub thin_linear_timeouts: bool,
+    /// IP_MINTTL: what arrives with less is dropped (RFC 5082).
+    pub min_ttl: u8,
+    /// TCP_DEFER_ACCEPT, of listeners: so many times the SYN,ACK's timer fires before a connection without data is given out.
+    pub defer_accept: u8,
 }
 
 /// A destination and the way to it.

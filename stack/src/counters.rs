@@ -44,6 +44,7 @@ counters! {
     TcpExtTCPHystartDelayDetect, TcpExtTCPHystartDelayCwnd,
     TcpExtTCPKeepAlive, TcpExtTCPWinProbe, TcpExtTCPToZeroWindowAdv, TcpExtTCPFromZeroWindowAdv,
     TcpExtTCPWantZeroWindowAdv, TcpExtTCPSynRetrans, TcpExtTCPOrigDataSent, TcpExtTCPDelivered, TcpExtTCPDeliveredCE,
+    TcpExtTCPMinTTLDrop, TcpExtTCPDeferAcceptDrop,
     TcpExtTCPMTUPFail, TcpExtTCPMTUPSuccess, TcpExtTCPBacklogDrop,
     /// Segments that the port had no room for, or whose next hop was not known yet; the stack sent them later.
     PersonaTxBusy,

@@ -75,8 +75,10 @@ fn flush_next(link: &mut Link) -> &mut u32 {
 #[repr(C)]
 pub(crate) struct Globals {
     pub(crate) secrets: Secrets,
-    /// Beside the secrets and before the pools: 32-bit words in an even number.
+    /// Beside the secrets and before the pools: with what follows, 32-bit words in an even number.
     pub(crate) sysctls: Sysctls,
+    /// Connections that were closed and live on.
+    pub(crate) orphans: u32,
     pub(crate) connections: PoolState,
     pub(crate) listeners: PoolState,
     pub(crate) requests: PoolState,

@@ -213,6 +213,16 @@ impl<'m> Stack<'m> {
         self.core.listen(owner, local, backlog, options)
     }
 
+    /// Changes backlog or options of a listener; `None`: as it is.
+    pub fn retune(
+        &mut self,
+        listener: ListenerId,
+        backlog: Option<u32>,
+        options: Option<&SocketOptions>,
+    ) -> Result<(), Error> {
+        self.core.retune(listener, backlog, options)
+    }
+
     /// No new connections; those not yet adopted are aborted.
     pub fn unlisten<H: Host>(&mut self, now: Instant, listener: ListenerId, host: &mut H) -> Result<(), Error> {
         self.core.unlisten(now, listener, host)

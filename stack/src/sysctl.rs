@@ -58,6 +58,8 @@ sysctls! {
     keepalive_probes = 9;
     /// Seconds of silence before the first probe.
     keepalive_time = 7_200;
+    /// Connections that were closed and live on; one more is reset.
+    max_orphans = 65_536;
     /// Half-open connections of all listeners together, where no cookies are sent.
     max_syn_backlog = UNLIMITED;
     /// Connections in TIME-WAIT.

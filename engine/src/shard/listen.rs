@@ -128,6 +128,12 @@ impl Shard<'_> {
         let listener = self.host.sessions.get(key.session).and_then(|attached| attached.listener(key.slot));
         let Some(listener) = listener.filter(|listener| listener.generation == key.generation) else { return false };
         listener.backlog = backlog.unwrap_or(listener.backlog);
+        // Where several share the port the stack knows one listener, which has what was set last.
+        let _ = self.stack.retune(
+            listener.id,
+            backlog.map(|backlog| backlog.max(1)),
+            settings.map(|settings| &settings.stack),
+        );
         if let Some(settings) = settings {
             listener.settings = *settings;
             listener.retuned = true;

@@ -33,8 +33,6 @@ pub struct Settings {
     /// SO_LINGER; the seconds stay when it is switched off.
     linger: bool,
     linger_seconds: u32,
-    /// TCP_DEFER_ACCEPT, in retransmissions of the SYN,ACK.
-    defer_accept: u8,
     /// TCP_LINGER2 in seconds; 0: the default, negative: none.
     linger2: i32,
     receive_low: u32,
@@ -132,7 +130,6 @@ impl Settings {
             reuse_port: false,
             linger: false,
             linger_seconds: 0,
-            defer_accept: 0,
             linger2: 0,
             receive_low: 1,
             pacing_rate: u64::MAX,
@@ -152,7 +149,8 @@ impl Settings {
         let mut settings = *self;
         settings.kept.reset(libc::SOL_SOCKET, libc::SO_PRIORITY);
         settings.kept.reset(libc::SOL_SOCKET, socket::SO_INCOMING_CPU);
-        Self { defer_accept: 0, fastopen: 0, ..settings }
+        settings.stack.defer_accept = 0;
+        Self { fastopen: 0, ..settings }
     }
 
     /// IP_RECVERR: errors that end nothing are told all the same.

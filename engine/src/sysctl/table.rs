@@ -266,7 +266,14 @@ pub static TABLE: &[Entry] = &[
         "no queue lies between stack and port: what the port's ring cannot take stays unsent",
     ),
     nothing("net.ipv4.tcp_low_latency", LINUX_IGNORES),
-    nothing("net.ipv4.tcp_max_orphans", "orphans are bounded by the key connections"),
+    stack!(
+        "net.ipv4.tcp_max_orphans",
+        max_orphans,
+        "connections",
+        0,
+        INT_MAX,
+        "of each shard; what is closed beyond it is reset"
+    ),
     nothing(
         "net.ipv4.tcp_max_reordering",
         "the reordering window is measured in time (RFC 8985), and bounded by the round trip",

@@ -19,7 +19,7 @@ impl Stack<'_> {
     pub fn audit(&self, now: Instant) -> Result<(), String> {
         let globals = &self.core.env.globals;
         let next = self.next_timeout();
-        let (mut ranges, mut senders, mut flights, mut flying) = (0, 0, 0, 0);
+        let (mut ranges, mut senders, mut flights, mut flying, mut orphans) = (0, 0, 0, 0, 0);
         for (tcb, index) in self.core.tables.tcbs.iter().zip(0..globals.connections.bound()) {
             if tcb.state() == State::Closed || tcb.has(flag::ENDED) {
                 continue;
@@ -40,6 +40,7 @@ impl Stack<'_> {
                     self.core.env.timers.get(index as usize)
                 ));
             }
+            orphans += u32::from(tcb.has(flag::ORPHAN));
             ranges += u32::from(tcb.ofo_count);
             senders += u32::from(tcb.sender != NONE);
             let count = self.core.env.senders.get(tcb.sender as usize).map_or(0, |sender| sender.queue.count);
@@ -52,6 +53,9 @@ impl Stack<'_> {
             return Err(format!(
                 "sending halves, flights and queues with some: {used:?} are held, {counted:?} are taken"
             ));
+        }
+        if orphans != globals.orphans {
+            return Err(format!("{orphans} orphans are there, {} are counted", globals.orphans));
         }
         if ranges != globals.ranges.used() {
             return Err(format!("{ranges} ranges are in lists, {} are taken", globals.ranges.used()));

@@ -60,7 +60,8 @@ impl<'m> Core<'m> {
             waiting: 0,
             port: local.port(),
             open: 1,
-            _pad: [0; 52],
+            defer_accept: options.defer_accept,
+            _pad: [0; 51],
         };
         FlowTable::new(self.tables.listener_slots).insert(hash, index);
         Ok(ListenerId { index, generation })
@@ -97,6 +98,21 @@ impl<'m> Core<'m> {
         record.generation = generation.wrapping_add(1);
         record.open = 0;
         Pool { records: self.tables.listeners, state: &mut self.env.globals.listeners }.give_back(index);
+        Ok(())
+    }
+
+    /// What a further listen() or setsockopt() changes; connections that are there keep what they have.
+    pub(super) fn retune(
+        &mut self,
+        listener: ListenerId,
+        backlog: Option<u32>,
+        options: Option<&SocketOptions>,
+    ) -> Result<(), Error> {
+        self.listener(listener)?;
+        let record = &mut self.tables.listeners[listener.index as usize];
+        record.backlog = backlog.unwrap_or(record.backlog);
+        record.settings = options.map_or(record.settings, Settings::new);
+        record.defer_accept = options.map_or(record.defer_accept, |options| options.defer_accept);
         Ok(())
     }
 
@@ -240,6 +256,7 @@ impl<'m> Core<'m> {
         tcb.generation = generation;
         // Whatever the way was there, it is looked up here.
         tcb.path_generation = self.env.net.routes.generation().wrapping_sub(1);
+        self.env.globals.orphans += u32::from(tcb.has(flag::ORPHAN));
         self.tables.tcbs[index as usize] = *tcb;
         self.tables.insert(hash, Found::Connection(index));
         self.with(index, now, |conn| {
@@ -316,6 +333,18 @@ impl Conn<'_, '_> {
             return;
         }
         self.tcb.set(flag::ORPHAN);
+        self.env.globals.orphans += 1;
+        if self.env.globals.orphans > self.env.globals.sysctls.max_orphans {
+            // Linux's tcp_check_oom: nobody is left who could be told, but the peer.
+            self.env.count(Counter::TcpExtTCPAbortOnMemory);
+            self.abort(host);
+            return;
+        }
+        if self.tcb.state() == State::FinWait2 && self.tcb.settings.linger2 < 0 {
+            self.env.count(Counter::TcpExtTCPAbortOnLinger);
+            self.abort(host);
+            return;
+        }
         self.finish(host);
         if !self.tcb.has(flag::ENDED) {
             self.start_idle_timer();

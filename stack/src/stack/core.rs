@@ -163,6 +163,7 @@ impl<'m> Core<'m> {
     pub(super) fn settle(&mut self, index: u32, now: Instant) {
         let tcb = &mut self.tables.tcbs[index as usize];
         let hash = tcb.hash;
+        self.env.globals.orphans -= u32::from(tcb.has(flag::ORPHAN));
         let time_wait = (tcb.state() == State::TimeWait).then(|| TimeWait::of(tcb, now));
         tcb.set_state(State::Closed);
         self.env.ranges().clear(&mut tcb.ofo_head, &mut tcb.ofo_count);

@@ -11,7 +11,7 @@ use crate::ip::receive::peek;
 use crate::ip::{Peek, TransportPacket};
 use crate::memory::{NONE, Pool, Taken};
 use crate::sysctl::Sysctls;
-use crate::tcp::block::{Request, Tcb, change, flag};
+use crate::tcp::block::{Listener, Request, Tcb, change, flag};
 use crate::tcp::listen::{self, Agreed};
 use crate::tcp::segment::{Arrival, Bytes};
 use crate::tcp::{ecn, reply, seq, timewait};
@@ -80,6 +80,10 @@ impl<'m> Core<'m> {
             train: packet.gso_size,
         };
         let found = self.tables.find(hash, &flow);
+        if self.too_far(found, &flow, packet.ttl) {
+            self.env.count(Counter::TcpExtTCPMinTTLDrop);
+            return;
+        }
         let mut stored = None;
         if packet.checksum == RxChecksum::Unverified {
             let header = checksum::add(pseudo(packet), view.header_sum());
@@ -105,6 +109,21 @@ impl<'m> Core<'m> {
             Some(Found::TimeWait(index)) => self.on_time_wait(now, index, packet.port, &arrival, host),
             None => self.on_stranger(now, &flow, hash, packet.port, &arrival, None, host),
         }
+    }
+
+    /// RFC 5082 section 3, IP_MINTTL: the segment has come further than the socket allows. As on Linux, half-open requests are not
+    /// asked, whose SYN was.
+    #[inline]
+    fn too_far(&mut self, found: Option<Found>, flow: &Flow, ttl: u8) -> bool {
+        let least = match found {
+            Some(Found::Connection(index)) => self.tables.tcbs[index as usize].settings.min_ttl,
+            None => self
+                .tables
+                .find_listener(flow.local, flow.local_port)
+                .map_or(0, |index| self.tables.listeners[index as usize].settings.min_ttl),
+            Some(Found::Request(_) | Found::TimeWait(_)) => 0,
+        };
+        ttl < least
     }
 
     /// A segment of a flow that has no record: for a listener, or for nobody.
@@ -191,8 +210,8 @@ impl<'m> Core<'m> {
 
     fn on_request<H: Host>(&mut self, now: Instant, index: u32, port: PortId, arrival: &Arrival<'_>, host: &mut H) {
         let request = &mut self.tables.requests[index as usize];
-        let settings = self.tables.listeners[request.listener as usize].settings;
-        match request.on_segment(&mut self.env, host, now, arrival, &settings) {
+        let Listener { settings, defer_accept, .. } = self.tables.listeners[request.listener as usize];
+        match request.on_segment(&mut self.env, host, now, arrival, &settings, defer_accept) {
             listen::Verdict::Stays => {}
             listen::Verdict::Gone => self.drop_request(index),
             listen::Verdict::Unacceptable => {

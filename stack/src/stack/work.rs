@@ -5,7 +5,7 @@ use crate::api::{Changes, ConnectionId, Event, Host, ListenerId, Status};
 use crate::counters::Counter;
 use crate::frame::{Owner, PortId};
 use crate::memory::NONE;
-use crate::tcp::block::{Tcb, change, flag};
+use crate::tcp::block::{Listener, Tcb, change, flag};
 use crate::tcp::seq;
 use crate::tcp::state::State;
 use crate::time::Instant;
@@ -68,18 +68,22 @@ impl<'m> Core<'m> {
     fn on_request_timer<H: Host>(&mut self, now: Instant, index: u32, host: &mut H) {
         let timer = self.request_timer(index);
         let request = &mut self.tables.requests[index as usize];
+        let Listener { settings, defer_accept, .. } = self.tables.listeners[request.listener as usize];
         let sysctls = &self.env.globals.sysctls;
-        if u32::from(request.retries) >= sysctls.synack_retries {
+        let (over, again) = request.timeout(defer_accept, sysctls.synack_retries);
+        if over {
             self.env.count(Counter::TcpAttemptFails);
             self.drop_request(index);
             return;
         }
         request.retries += 1;
-        let wait = crate::tcp::backed_off_syn(sysctls.rto(), request.retries);
+        let wait = crate::tcp::backed_off_syn(settings.rto(sysctls), request.retries);
         request.retry_at = now.as_micros() + wait;
         let request = *request;
-        let settings = self.tables.listeners[request.listener as usize].settings;
         self.env.arm(timer, Instant::from_micros(request.retry_at));
+        if !again {
+            return;
+        }
         self.env.count(Counter::TcpExtTCPTimeouts);
         self.env.count(Counter::TcpRetransSegs);
         request.answer(&mut self.env, host, now, &settings);

@@ -12,6 +12,7 @@ use crate::sysctl::Sysctls;
 use crate::time::{Duration, Instant};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::RtoBounds;
 use super::state::State;
 
 /// Deadline that never comes.
@@ -371,7 +372,9 @@ pub(crate) struct Request {
     pub(crate) syn_codepoint: u8,
     /// Last answer to an unacceptable segment, in milliseconds (wrapping).
     pub(crate) oow_ms: u32,
-    pub(crate) _pad1: [u8; 36],
+    /// 1: the ACK came, and data is waited for (TCP_DEFER_ACCEPT).
+    pub(crate) acked: u8,
+    pub(crate) _pad1: [u8; 35],
 }
 
 impl Request {
@@ -438,7 +441,8 @@ pub(crate) struct Listener {
     pub(crate) port: u16,
     /// 1 while it listens.
     pub(crate) open: u16,
-    pub(crate) _pad: [u8; 52],
+    pub(crate) defer_accept: u8,
+    pub(crate) _pad: [u8; 51],
 }
 
 impl Record for Listener {
@@ -454,8 +458,6 @@ impl Record for Listener {
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Settings {
-    pub(crate) keep_idle_ms: u32,
-    pub(crate) keep_interval_ms: u32,
     /// 0: the retries decide.
     pub(crate) user_timeout_ms: u32,
     pub(crate) receive_buffer: u32,
@@ -469,6 +471,16 @@ pub(crate) struct Settings {
     /// [`setting`] bits.
     pub(crate) bits: u8,
     pub(crate) congestion: u8,
+    /// Seconds.
+    pub(crate) keep_idle: u16,
+    pub(crate) keep_interval: u16,
+    /// Seconds; 0: as [`Sysctls`] says, negative: none.
+    pub(crate) linger2: i8,
+    /// 0: as [`Sysctls`] says.
+    pub(crate) rto_min_ms: u8,
+    pub(crate) min_ttl: u8,
+    /// 1: timeouts of a thin stream do not back off.
+    pub(crate) thin: u8,
 }
 
 /// Bits of [`Settings::bits`].
@@ -508,14 +520,21 @@ impl Settings {
             tos,
             syn_retries,
             oob_inline,
+            linger2,
+            rto_min,
+            thin_linear_timeouts,
+            min_ttl,
+            defer_accept: _,
         } = *options;
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         // 0 is the mark for what the socket leaves to the stack's settings.
-        let span = |span: Option<Duration>| span.map_or(0, |span| millis(span).max(1));
+        let seconds =
+            |span: Option<Duration>| span.map_or(0, |span| millis(span).div_ceil(1_000).clamp(1, 65_535) as u16);
+        let short = |span: Option<Duration>| span.map_or(0, |span| millis(span).clamp(1, 255) as u8);
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
         Self {
-            keep_idle_ms: span(keep_idle),
-            keep_interval_ms: span(keep_interval),
+            keep_idle: seconds(keep_idle),
+            keep_interval: seconds(keep_interval),
             user_timeout_ms: user_timeout.map_or(0, millis),
             receive_buffer: receive_buffer.unwrap_or(Self::RECEIVE_BUFFER).max(super::window::LEAST_BUFFER),
             send_buffer: send_buffer.unwrap_or(Self::SEND_BUFFER),
@@ -533,17 +552,28 @@ impl Settings {
                 | bit(tune_receive, setting::TUNE_RECEIVE)
                 | bit(tune_send, setting::TUNE_SEND),
             congestion: congestion.unwrap_or_default() as u8,
+            linger2: linger2.unwrap_or(0).clamp(-1, 127) as i8,
+            rto_min_ms: short(rto_min),
+            min_ttl,
+            thin: thin_linear_timeouts.into(),
         }
+    }
+
+    /// Bounds of the retransmission timeout.
+    #[inline]
+    pub(crate) fn rto(&self, sysctls: &Sysctls) -> RtoBounds {
+        let general = sysctls.rto();
+        RtoBounds { min: or(u32::from(self.rto_min_ms) * 1_000, general.min, 1) as u32, max: general.max }
     }
 
     /// Microseconds of silence before the first keepalive probe.
     pub(crate) fn keep_idle(&self, sysctls: &Sysctls) -> u64 {
-        or(self.keep_idle_ms, sysctls.keepalive_time, 1_000) * 1_000
+        or(self.keep_idle.into(), sysctls.keepalive_time, 1) * 1_000_000
     }
 
     /// Microseconds between two probes.
     pub(crate) fn keep_interval(&self, sysctls: &Sysctls) -> u64 {
-        or(self.keep_interval_ms, sysctls.keepalive_intvl, 1_000) * 1_000
+        or(self.keep_interval.into(), sysctls.keepalive_intvl, 1) * 1_000_000
     }
 
     pub(crate) fn keep_count(&self, sysctls: &Sysctls) -> u64 {

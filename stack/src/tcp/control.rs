@@ -29,8 +29,8 @@ impl Settings {
             nodelay: self.has(setting::NODELAY),
             cork: self.has(setting::CORK),
             keepalive: self.has(setting::KEEPALIVE),
-            keep_idle: (self.keep_idle_ms != 0).then(|| span(self.keep_idle_ms)),
-            keep_interval: (self.keep_interval_ms != 0).then(|| span(self.keep_interval_ms)),
+            keep_idle: (self.keep_idle != 0).then(|| span(u32::from(self.keep_idle) * 1_000)),
+            keep_interval: (self.keep_interval != 0).then(|| span(u32::from(self.keep_interval) * 1_000)),
             keep_count: (self.keep_count != 0).then_some(self.keep_count),
             user_timeout: (self.user_timeout_ms != 0).then(|| span(self.user_timeout_ms)),
             linger_reset: self.has(setting::LINGER_RESET),
@@ -45,6 +45,12 @@ impl Settings {
             tos: Some(self.tos),
             syn_retries: (self.syn_retries != 0).then_some(self.syn_retries),
             oob_inline: self.has(setting::OOB_INLINE),
+            linger2: (self.linger2 != 0).then_some(self.linger2.into()),
+            rto_min: (self.rto_min_ms != 0).then(|| span(self.rto_min_ms.into())),
+            thin_linear_timeouts: self.thin != 0,
+            min_ttl: self.min_ttl,
+            // Of listeners.
+            defer_accept: 0,
         }
     }
 }

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PCON");
 /// Changes whenever one of the records does.
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 
 /// Bytes that one connection takes at most.
 pub const EXPORT_MAX: usize = size_of::<Head>()

@@ -252,7 +252,7 @@ impl Conn<'_, '_> {
         }
         if acked > 0 {
             self.schedule_probe();
-            self.after_advance();
+            self.after_advance(host);
         } else if self.tcb.in_flight() == 0 {
             self.probe_answered();
         }
@@ -298,7 +298,7 @@ impl Conn<'_, '_> {
 
     /// What an acknowledged FIN leads to.
     #[inline]
-    fn after_advance(&mut self) {
+    fn after_advance<H: Host>(&mut self, host: &mut H) {
         if !self.tcb.has(flag::FIN_SENT) || self.tcb.snd_una <= self.tcb.snd_end {
             return;
         }
@@ -306,6 +306,12 @@ impl Conn<'_, '_> {
             State::FinWait1 => {
                 self.tcb.set_state(State::FinWait2);
                 self.tcb.idle_at = NEVER;
+                if self.tcb.has(flag::ORPHAN) && self.tcb.settings.linger2 < 0 {
+                    self.env.count(Counter::TcpExtTCPAbortOnData);
+                    self.send_rst(host);
+                    self.end(CloseReason::Aborted);
+                    return;
+                }
                 self.start_idle_timer();
             }
             State::Closing => self.end_in_time_wait(),

@@ -75,8 +75,9 @@ impl Request {
             port,
             ecn: ecn::answer(env.globals.sysctls.ecn, arrival),
             syn_codepoint: arrival.ecn,
+            acked: 0,
             oow_ms: 0,
-            _pad1: [0; 36],
+            _pad1: [0; 35],
         }
     }
 
@@ -122,6 +123,7 @@ impl Request {
         now: Instant,
         arrival: &Arrival<'_>,
         settings: &Settings,
+        defer_accept: u8,
     ) -> Verdict {
         let rcv_nxt = SeqNumber(self.irs.wrapping_add(1));
         let flags = arrival.flags;
@@ -177,7 +179,23 @@ impl Request {
         {
             self.ts_recent = stamps.value;
         }
+        if self.retries < defer_accept && arrival.seq + arrival.sequence_len() == rcv_nxt {
+            // TCP_DEFER_ACCEPT, as Linux: who has nothing to say yet is not given out before the time is over.
+            self.acked = 1;
+            env.count(Counter::TcpExtTCPDeferAcceptDrop);
+            return Verdict::Stays;
+        }
         Verdict::Completes
+    }
+
+    /// What the SYN,ACK's timer leads to, as Linux's syn_ack_recalc: whether the request's time is over, and whether the SYN,ACK is
+    /// sent again.
+    pub(crate) fn timeout(&self, defer_accept: u8, synack_retries: u32) -> (bool, bool) {
+        let spent = u32::from(self.retries) >= synack_retries;
+        let Some(last) = defer_accept.checked_sub(1) else { return (spent, true) };
+        let waited = self.acked == 0 || self.retries > last;
+        // Towards the end of the wait the peer is asked once more, so that its ACK makes a connection.
+        (spent && waited, self.acked == 0 || self.retries >= last)
     }
 
     fn acknowledge<H: Host>(&self, env: &mut Env<'_>, host: &mut H, now: Instant, settings: &Settings) {

@@ -89,7 +89,7 @@ impl Tcb {
 impl Conn<'_, '_> {
     #[inline]
     pub(crate) fn bounds(&self) -> RtoBounds {
-        self.env.globals.sysctls.rto()
+        self.tcb.settings.rto(&self.env.globals.sysctls)
     }
 
     /// The connection is over; whoever holds the table takes the record out of it when the call returns.

@@ -90,7 +90,7 @@ impl Tcb {
     /// Takes a sample in microseconds, of a connection that has not begun to send.
     pub(crate) fn sample_first_rtt(&mut self, sysctls: &Sysctls, now: Instant, sample: u64) {
         let sample = sample.clamp(1, MAX_SAMPLE) as u32;
-        let bounds = sysctls.rto();
+        let bounds = self.settings.rto(sysctls);
         let estimate = Estimate::first(sample, bounds);
         (self.srtt, self.rttvar, self.rto) = (estimate.srtt, estimate.variation, estimate.rto(bounds));
         self.note_min_rtt(now, sample, sysctls.min_rtt_wlen);
@@ -99,7 +99,7 @@ impl Tcb {
     /// Takes a sample in microseconds.
     pub(crate) fn sample_rtt(&mut self, sender: &mut Sender, sysctls: &Sysctls, now: Instant, sample: u64) {
         let sample = sample.clamp(1, MAX_SAMPLE) as u32;
-        let bounds = sysctls.rto();
+        let bounds = self.settings.rto(sysctls);
         let estimate = if self.srtt == 0 {
             sender.rtt_round = self.snd_nxt;
             Estimate::first(sample, bounds)

@@ -78,7 +78,7 @@ impl Conn<'_, '_> {
             _ => (self.tcb.settings.syn_retries(sysctls), 0),
         };
         let most = doubling + u64::from(linear);
-        let bounds = sysctls.rto();
+        let bounds = self.tcb.settings.rto(sysctls);
         let since_open = self.now.since(self.tcb.sent_at).as_micros();
         if u64::from(self.tcb.retries) >= most || self.user_timeout_passed(since_open) {
             self.env.count(Counter::TcpAttemptFails);
@@ -130,14 +130,14 @@ impl Conn<'_, '_> {
             self.tcb.stalled_at = self.now;
         }
         self.tcb.retries = self.tcb.retries.saturating_add(1);
-        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled).max(self.env.globals.sysctls.rto_min_us.into());
+        self.tcb.rtx_at = self.now.as_micros() + self.patience(stalled).max(self.bounds().min.into());
         self.probe(host);
     }
 
     /// The next timeout, not beyond TCP_USER_TIMEOUT.
     fn patience(&self, stalled: u64) -> u64 {
         let doublings = if self.thin() { self.tcb.retries.saturating_sub(THIN_RETRIES) } else { self.tcb.retries };
-        let span = self.env.globals.sysctls.rto().backed_off(self.tcb.rto, doublings);
+        let span = self.bounds().backed_off(self.tcb.rto, doublings);
         match u64::from(self.tcb.settings.user_timeout_ms) * 1_000 {
             0 => span,
             limit => span.min(limit.saturating_sub(stalled).max(1_000)),
@@ -146,7 +146,7 @@ impl Conn<'_, '_> {
 
     /// Linux's tcp_thin_linear_timeouts: so few segments are in flight that no duplicate ACKs can come.
     fn thin(&self) -> bool {
-        self.env.globals.sysctls.thin_linear_timeouts != 0
+        (self.tcb.settings.thin != 0 || self.env.globals.sysctls.thin_linear_timeouts != 0)
             && self.tcb.state() == State::Established
             && self.tcb.in_flight() > 0
             && self.tcb.in_flight() <= (THIN - 1) * u64::from(self.tcb.mss)
@@ -159,7 +159,7 @@ impl Conn<'_, '_> {
             return self.user_timeout_passed(stalled);
         }
         let sysctls = &self.env.globals.sysctls;
-        let bounds = sysctls.rto();
+        let bounds = self.tcb.settings.rto(sysctls);
         if !self.tcb.has(flag::ORPHAN) {
             return stalled >= bounds.patience(sysctls.retries2);
         }
@@ -191,7 +191,12 @@ impl Conn<'_, '_> {
         let sysctls = &self.env.globals.sysctls;
         let now = self.now.as_micros();
         if tcb.state() == State::FinWait2 && tcb.has(flag::ORPHAN) {
-            tcb.idle_at = now + u64::from(sysctls.fin_timeout) * 1_000_000;
+            let seconds = match tcb.settings.linger2 {
+                0 => u64::from(sysctls.fin_timeout),
+                own => u64::from(own.max(0).unsigned_abs()),
+            };
+            // Linux's tcp_fin_time: a FIN that is lost can still be repeated.
+            tcb.idle_at = now + (seconds * 1_000_000).max(u64::from(tcb.rto) * 7 / 2);
         } else if tcb.settings.has(setting::KEEPALIVE) && tcb.state().synchronised() {
             // Not in the past, where the peer has been silent for longer than a limit that was set just now.
             tcb.idle_at = (tcb.heard_at.as_micros() + tcb.settings.keep_idle(sysctls)).max(now);

@@ -51,6 +51,10 @@ impl Settings {
                 let ttl = if number == -1 { None } else { Some(within(number, 1, 255)? as u8) };
                 return stack(&mut self.stack.ttl, ttl);
             }
+            libc::IP_MINTTL => {
+                self.kept.set(libc::IPPROTO_IP, name, number)?;
+                return stack(&mut self.stack.min_ttl, number as u8);
+            }
             libc::IP_TRANSPARENT => return only_zero(number),
             // What connect() may take as the local port is the engine's configuration.
             IP_LOCAL_PORT_RANGE => return only_zero(number),

@@ -1,7 +1,7 @@
-//! Options that are remembered and read back: switches, and numbers within bounds. None has an effect but IP_RECVERR, which
-//! decides who is told of a soft error.
+//! Options that are remembered and read back: switches, and numbers within bounds. Those that have an effect give it to the
+//! stack's options beside; IP_RECVERR decides who is told of a soft error.
 //!
-//! What each would do on Linux, and why it does nothing here, is said in `docs/sockopts.md`.
+//! What each of the others would do on Linux, and why it does nothing here, is said in `docs/sockopts.md`.
 
 use super::Errno;
 use super::socket::{SO_BUSY_POLL, SO_INCOMING_CPU};

@@ -70,7 +70,7 @@ impl Settings {
                 let timeout = within(number, 0, i32::MAX)? as u64;
                 return stack(&mut self.stack.user_timeout, (timeout != 0).then(|| Duration::from_millis(timeout)));
             }
-            libc::TCP_DEFER_ACCEPT => self.defer_accept = retransmissions(number),
+            libc::TCP_DEFER_ACCEPT => return stack(&mut self.stack.defer_accept, retransmissions(number)),
             libc::TCP_FASTOPEN => {
                 let queue = within(number, 0, i32::MAX)?.min(SOMAXCONN);
                 if stage == Stage::Connection {
@@ -87,7 +87,18 @@ impl Settings {
                     self.window_clamp = LEAST_CLAMP;
                 }
             }
-            TCP_LINGER2 => self.linger2 = number.clamp(-1, LONGEST_FIN_TIMEOUT),
+            TCP_LINGER2 => {
+                self.linger2 = number.clamp(-1, LONGEST_FIN_TIMEOUT);
+                return stack(&mut self.stack.linger2, (self.linger2 != 0).then_some(self.linger2 as i16));
+            }
+            libc::TCP_THIN_LINEAR_TIMEOUTS => {
+                self.kept.set(libc::IPPROTO_TCP, name, number)?;
+                return stack(&mut self.stack.thin_linear_timeouts, on);
+            }
+            TCP_RTO_MIN_US => {
+                self.kept.set(libc::IPPROTO_TCP, name, number)?;
+                return stack(&mut self.stack.rto_min, Some(Duration::from_micros(number as u64)));
+            }
             libc::TCP_THIN_DUPACK => drop(within(number, 0, 1)?),
             TCP_FASTOPEN_CONNECT if stage != Stage::Idle => return Err(libc::EINVAL),
             TCP_FASTOPEN_NO_COOKIE if stage == Stage::Connection => return Err(libc::EINVAL),
@@ -127,7 +138,7 @@ impl Settings {
             libc::TCP_KEEPCNT => tcp.keep_count.map_or(sysctls.keepalive_probes, u32::from) as i32,
             libc::TCP_SYNCNT => tcp.syn_retries.map_or(sysctls.syn_retries, u32::from) as i32,
             libc::TCP_USER_TIMEOUT => tcp.user_timeout.map_or(0, |span| span.as_millis() as i32),
-            libc::TCP_DEFER_ACCEPT => patience(self.defer_accept) as i32,
+            libc::TCP_DEFER_ACCEPT => patience(self.stack.defer_accept) as i32,
             libc::TCP_FASTOPEN => self.fastopen as i32,
             libc::TCP_WINDOW_CLAMP => self.window_clamp as i32,
             TCP_LINGER2 if self.linger2 == 0 => sysctls.fin_timeout as i32,

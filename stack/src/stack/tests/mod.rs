@@ -11,6 +11,7 @@ mod handshake;
 mod hostile;
 mod icmp;
 mod info;
+mod life;
 mod receive;
 mod recovery;
 mod send;
