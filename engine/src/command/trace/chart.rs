@@ -261,7 +261,7 @@ fn ticks(low: f64, high: f64, most: usize) -> impl Iterator<Item = f64> {
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= rough);
     let step = step.unwrap_or(10.0 * power);
     let first = (low / step).ceil() as i64;
-    let count = ((high / step).floor() as i64 - first + 1).clamp(0, 2 * most as i64);
+    let count = ((high / step + 1e-9).floor() as i64 - first + 1).clamp(0, 2 * most as i64);
     (first..first + count).map(move |place| place as f64 * step)
 }
 

@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_receiver_sees_what_came() {
-        let svg = draw(&[received(1, 1, 5_000), sent(2, 1, "new")]).unwrap();
+        let svg = draw(&[received(1, 1, 50_000), sent(2, 1, "new")]).unwrap();
         assert!(svg.contains("received") && !svg.contains(">sent<"));
     }
 
