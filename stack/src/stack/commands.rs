@@ -8,8 +8,9 @@ use crate::frame::Owner;
 use crate::ip::{IcmpError, PackedIp};
 use crate::memory::{FlowTable, Pool, Taken};
 use crate::tcp::Conn;
-use crate::tcp::block::{Listener, Settings, Tcb, change, flag};
+use crate::tcp::block::{Listener, Tcb, change, flag};
 use crate::tcp::export::{self, ImportError};
+use crate::tcp::settings::Settings;
 use crate::tcp::state::State;
 use crate::time::Instant;
 use crate::wire::{Embedded, SeqNumber};
@@ -318,7 +319,7 @@ impl<'m> Core<'m> {
 impl Conn<'_, '_> {
     /// close(): see [`crate::Stack::close`].
     pub(super) fn close<H: Host>(&mut self, host: &mut H) {
-        use crate::tcp::block::setting;
+        use crate::tcp::settings::setting;
         if self.tcb.has(flag::ORPHAN) {
             return;
         }

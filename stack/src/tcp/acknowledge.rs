@@ -4,8 +4,9 @@
 //! What is stored is `receive`'s matter; the segment that carries the acknowledgement is `emit`'s.
 
 use super::Conn;
-use super::block::{NEVER, Tcb, change, flag, setting};
+use super::block::{NEVER, Tcb, change, flag};
 use super::segment::Arrival;
+use super::settings::setting;
 use crate::api::Host;
 use crate::counters::Counter;
 use crate::time::Instant;

@@ -1,13 +1,12 @@
 //! What happens to an open connection from outside the stream: options, urgent data, ICMP errors (RFC 5927, RFC 1191).
 
-use super::block::{NEVER, Settings, Tcb, change, flag, setting};
+use super::block::{NEVER, Tcb, change, flag};
+use super::settings::{Settings, setting};
 use super::state::State;
 use super::{Conn, handshake, seq};
 use crate::api::{CloseReason, Host, SocketOptions};
-use crate::congestion::Congestion;
 use crate::counters::Counter;
 use crate::ip::IcmpError;
-use crate::time::Duration;
 use crate::wire::SeqNumber;
 
 /// RFC 1191 section 7: what paths carry, for routers that do not say.
@@ -18,40 +17,6 @@ impl Tcb {
     /// Bytes were received that the application has not read, as far as the stack was told.
     pub(crate) fn unread(&self) -> bool {
         self.rcv_end() > seq::offset(self.rcv_read)
-    }
-}
-
-impl Settings {
-    /// Back in the caller's terms.
-    pub(crate) fn options(&self) -> SocketOptions {
-        let span = |millis: u32| Duration::from_millis(u64::from(millis));
-        SocketOptions {
-            nodelay: self.has(setting::NODELAY),
-            cork: self.has(setting::CORK),
-            keepalive: self.has(setting::KEEPALIVE),
-            keep_idle: (self.keep_idle != 0).then(|| span(u32::from(self.keep_idle) * 1_000)),
-            keep_interval: (self.keep_interval != 0).then(|| span(u32::from(self.keep_interval) * 1_000)),
-            keep_count: (self.keep_count != 0).then_some(self.keep_count),
-            user_timeout: (self.user_timeout_ms != 0).then(|| span(self.user_timeout_ms)),
-            linger_reset: self.has(setting::LINGER_RESET),
-            max_segment: (self.max_segment != 0).then_some(self.max_segment),
-            congestion: Some(Congestion::from_byte(self.congestion)),
-            receive_buffer: Some(self.receive_buffer),
-            tune_receive: self.has(setting::TUNE_RECEIVE),
-            send_buffer: Some(self.send_buffer),
-            tune_send: self.has(setting::TUNE_SEND),
-            quickack: self.has(setting::QUICKACK),
-            ttl: (self.ttl != 0).then_some(self.ttl),
-            tos: Some(self.tos),
-            syn_retries: (self.syn_retries != 0).then_some(self.syn_retries),
-            oob_inline: self.has(setting::OOB_INLINE),
-            linger2: (self.linger2 != 0).then_some(self.linger2.into()),
-            rto_min: (self.rto_min_ms != 0).then(|| span(self.rto_min_ms.into())),
-            thin_linear_timeouts: self.thin != 0,
-            min_ttl: self.min_ttl,
-            // Of listeners.
-            defer_accept: 0,
-        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Opening passively: listeners, half-open requests, SYN cookies, and how a request becomes a connection (RFC 9293
 //! section 3.10.7.2, RFC 4987).
 
-use super::block::{Listener, Request, Settings, Tcb, flag};
+use super::block::{Listener, Request, Tcb, flag};
 use super::emit::{seconds, stamp};
 use super::handshake::{DEFAULT_MSS, LEAST_MSS, announced_mss};
 use super::reply::{self, Bare};
 use super::segment::Arrival;
+use super::settings::Settings;
 use super::state::State;
 use super::{accecn, challenge, cookie, ecn, rtt, seq, window};
 use crate::api::Host;

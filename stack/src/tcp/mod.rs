@@ -26,6 +26,7 @@ mod rtt;
 pub(crate) mod segment;
 pub(crate) mod sender;
 pub(crate) mod seq;
+pub(crate) mod settings;
 pub(crate) mod state;
 pub(crate) mod timers;
 pub(crate) mod timewait;

@@ -1,8 +1,9 @@
 //! What to send and when: the send window, Nagle and cork, silly window avoidance, super-segments, pure ACKs.
 
-use super::block::{NEVER, change, flag, recovery, setting, timer};
+use super::block::{NEVER, change, flag, recovery, timer};
 use super::flights::Departure;
 use super::sender::fact;
+use super::settings::setting;
 use super::state::State;
 use super::{Conn, seq};
 use crate::api::{CloseReason, Host};

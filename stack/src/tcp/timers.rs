@@ -1,7 +1,8 @@
 //! The timers of a connection. Four deadlines lie in the control block; one node in the wheel fires at the earliest of
 //! them or before, and is armed again lazily, so that a segment that moves a deadline touches no list.
 
-use super::block::{NEVER, flag, setting, timer};
+use super::block::{NEVER, flag, timer};
+use super::settings::setting;
 use super::state::State;
 use super::{Conn, rtt};
 use crate::api::{CloseReason, Host};

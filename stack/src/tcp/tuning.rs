@@ -1,8 +1,9 @@
 //! Buffers that grow with the path: the receive buffer with what the application reads in a round trip (dynamic right-sizing, as
 //! Linux does it), the send buffer with the congestion window. Neither shrinks: what was offered is not taken back.
 
-use super::block::{Settings, Tcb, setting};
+use super::block::Tcb;
 use super::seq;
+use super::settings::{Settings, setting};
 use crate::time::Instant;
 
 /// Linux's default of tcp_rmem, which a tuned buffer begins with.
@@ -69,7 +70,7 @@ impl Tcb {
 
 #[cfg(test)]
 mod tests {
-    use super::super::block::Settings;
+    use super::super::settings::Settings;
     use super::super::state::State;
     use super::*;
     use crate::SocketOptions;

@@ -90,7 +90,7 @@ impl Tcb {
 
 #[cfg(test)]
 mod tests {
-    use super::super::block::Settings;
+    use super::super::settings::Settings;
     use super::*;
     use crate::SocketOptions;
     use crate::flow::Flow;
