@@ -2,7 +2,7 @@
 //! flow lookup, which shows in the difference between few connections and ten thousand.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use persona_benches::memory::{Ends, persona::Persona, smoltcp::Smoltcp};
+use persona_benches::memory::{Ends, Wire, persona::Persona, smoltcp::Smoltcp, way::Ported};
 use persona_stack::wire::checksum;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -29,8 +29,9 @@ fn two_ends(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(ends.transfer(TRANSFER)));
         group.bench_function(name, |bench| bench.iter(|| ends.transfer(TRANSFER)));
     };
-    measure("Persona", &mut Persona::connect(0));
-    measure("Persona, 10000 idle connections", &mut Persona::connect(10_000));
+    measure("Persona", &mut Persona::<Wire>::connect(0));
+    measure("Persona, 10000 idle connections", &mut Persona::<Wire>::connect(10_000));
+    measure("Persona, cut and merged by the port", &mut Persona::<Ported>::connect(0));
     measure("smoltcp", &mut Smoltcp::connect());
     group.finish();
 }
@@ -49,7 +50,7 @@ fn halves(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for (name, half) in [("segment out", Half::Out), ("segment in", Half::In)] {
         for others in [0, 10_000] {
-            let mut pair = Persona::connect(others);
+            let mut pair = Persona::<Wire>::connect(others);
             pair.transfer(TRANSFER);
             group.bench_function(BenchmarkId::new(name, format!("{} connections", others + 1)), |bench| {
                 bench.iter_custom(|segments| time_half(&mut pair, half, segments));
@@ -62,7 +63,7 @@ fn halves(criterion: &mut Criterion) {
 /// What does not depend on how much data moves.
 fn per_connection(criterion: &mut Criterion) {
     for others in [10, 10_000] {
-        let mut pair = Persona::connect(others);
+        let mut pair = Persona::<Wire>::connect(others);
         let of = format!("of {others} connections");
         let mut group = criterion.benchmark_group("stack/lookup");
         let mut index = 0;
@@ -80,7 +81,7 @@ fn per_connection(criterion: &mut Criterion) {
 }
 
 /// Moves data until `segments` have gone and scales what the half took to exactly that many.
-fn time_half(pair: &mut Persona, half: Half, segments: u64) -> Duration {
+fn time_half(pair: &mut Persona<Wire>, half: Half, segments: u64) -> Duration {
     let (before, mut spent) = (pair.segments(), Duration::ZERO);
     while pair.segments() - before < segments {
         let limit = pair.offset() + TRANSFER as u64;

@@ -6,7 +6,7 @@
 //! processor: a table is of one toolchain.
 
 use anyhow::{Context, Result, bail};
-use persona_benches::memory::{Ends, persona::Persona};
+use persona_benches::memory::{Ends, Wire, persona::Persona};
 use persona_benches::stream::{SEGMENT, Stream};
 use serde_json::{Value, json};
 use std::hint::black_box;
@@ -146,11 +146,11 @@ fn repeat(mut work: impl FnMut(usize)) -> u64 {
 
 /// Which half of a round is counted.
 fn half(out: bool) -> u64 {
-    let mut pair = Persona::connect(0);
+    let mut pair = Persona::<Wire>::connect(0);
     pair.transfer(TRANSFER);
     let (before, limit) = (pair.segments(), pair.offset() + TRANSFER as u64);
     while pair.offset() < limit {
-        let send = |pair: &mut Persona| {
+        let send = |pair: &mut Persona<Wire>| {
             pair.write(limit);
             pair.send();
         };
@@ -175,7 +175,7 @@ fn segment_in() -> u64 {
 }
 
 fn two_ends() -> u64 {
-    let mut pair = Persona::connect(0);
+    let mut pair = Persona::<Wire>::connect(0);
     pair.transfer(TRANSFER);
     let mut segments = 0;
     persona_counted(&mut || segments = pair.transfer(TRANSFER));
@@ -183,12 +183,12 @@ fn two_ends() -> u64 {
 }
 
 fn lookup() -> u64 {
-    let mut pair = Persona::connect(OTHERS);
+    let mut pair = Persona::<Wire>::connect(OTHERS);
     repeat(|index| pair.find(index % usize::from(OTHERS)))
 }
 
 fn timer() -> u64 {
-    let mut pair = Persona::connect(OTHERS);
+    let mut pair = Persona::<Wire>::connect(OTHERS);
     repeat(|_| {
         black_box(pair.timers());
     })

@@ -4,6 +4,7 @@
 
 pub mod persona;
 pub mod smoltcp;
+pub mod way;
 
 use std::collections::VecDeque;
 

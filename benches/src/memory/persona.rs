@@ -1,12 +1,11 @@
 //! Persona's two ends. [`Persona::send`] and [`Persona::receive`] are the halves of a transfer, for benches that time
 //! them apart.
 
+use super::way::{Way, copy_and_sum, place};
 use super::{BUFFER, Ends, MTU, WRITE, Wire};
-use persona_channel::copy::{self, Sum};
-use persona_stack::wire::checksum;
 use persona_stack::{
-    AddressMode, Busy, Config, ConnectionId, Event, Host, Incoming, Instant, InterfaceConfig, Link, Offload, Owner,
-    PassiveOpen, Payload, PortId, RxFrame, Segment, SocketOptions, Stack, Stored, TxChecksum,
+    AddressMode, Busy, Config, ConnectionId, Event, Host, Incoming, Instant, InterfaceConfig, Owner, PassiveOpen,
+    PortId, RxFrame, Segment, SocketOptions, Stack, Stored,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -16,11 +15,10 @@ const TCP_PORT: u16 = 5201;
 const OWNER: Owner = Owner(0);
 
 /// The caller's side of one end: stream memory and the way out.
-#[derive(Default)]
-struct Memory {
+struct Memory<W> {
     send: Vec<u8>,
     receive: Vec<u8>,
-    out: Wire,
+    way: W,
     connection: Option<ConnectionId>,
     written: u64,
     acked: u64,
@@ -28,57 +26,16 @@ struct Memory {
     read: u64,
 }
 
-impl Memory {
-    fn new() -> Self {
-        Self { send: vec![0; BUFFER], receive: vec![0; BUFFER], ..Self::default() }
+impl<W> Memory<W> {
+    fn new(way: W) -> Self {
+        let (send, receive) = (vec![0; BUFFER], vec![0; BUFFER]);
+        Self { send, receive, way, connection: None, written: 0, acked: 0, rcv_end: 0, read: 0 }
     }
 }
 
-/// The copy with its sum that the engine's ports and sessions make.
-fn copy_and_sum(to: &mut [u8], from: &[u8]) -> Sum {
-    assert_eq!(to.len(), from.len());
-    // SAFETY: two slices of one length, one of them borrowed exclusively.
-    unsafe { copy::copy_and_sum(from.as_ptr(), to.as_mut_ptr(), from.len()) }
-}
-
-/// The parts of a ring that `len` bytes from stream offset `offset` on lie in.
-fn place(offset: u64, len: usize) -> (usize, usize) {
-    let start = offset as usize & (BUFFER - 1);
-    (start, len.min(BUFFER - start))
-}
-
-impl Host for Memory {
+impl<W: Way> Host for Memory<W> {
     fn transmit(&mut self, _: PortId, segment: &Segment<'_>) -> Result<(), Busy> {
-        if self.out.is_full() {
-            return Err(Busy);
-        }
-        assert!(segment.gso.is_none(), "no super-segment was announced");
-        let mut frame = self.out.blank();
-        frame.extend_from_slice(segment.header);
-        let mut sum = 0;
-        match segment.payload {
-            Payload::None => {}
-            Payload::Inline(bytes) => {
-                frame.extend_from_slice(bytes);
-                sum = checksum::sum(bytes);
-            }
-            Payload::Stream { offset, len, .. } => {
-                let (header, len) = (frame.len(), len as usize);
-                frame.resize(header + len, 0);
-                let (start, first) = place(offset, len);
-                let head = copy_and_sum(&mut frame[header..header + first], &self.send[start..start + first]);
-                let rest = copy_and_sum(&mut frame[header + first..], &self.send[..len - first]);
-                sum = head.then(first, rest).network();
-            }
-        }
-        if let TxChecksum::Partial { start, offset } = segment.checksum {
-            let (start, field) = (usize::from(start), usize::from(start + offset));
-            let header = checksum::sum(&frame[start..segment.header.len()]);
-            let sum = checksum::combine(header, segment.header.len() - start, sum);
-            frame[field..field + 2].copy_from_slice(&(!sum).to_be_bytes());
-        }
-        self.out.push(frame);
-        Ok(())
+        self.way.transmit(segment, &self.send)
     }
 
     fn store(&mut self, _: Owner, offset: u64, bytes: &[u8]) -> Stored {
@@ -95,26 +52,27 @@ impl Host for Memory {
 }
 
 /// One stack and its caller.
-struct End {
+struct End<W> {
     stack: Stack<'static>,
-    memory: Memory,
+    memory: Memory<W>,
     // Below the stack, which borrows from it: dropped after it.
     _arena: Arena,
 }
 
-pub struct Persona {
-    ends: [End; 2],
+pub struct Persona<W> {
+    ends: [End<W>; 2],
     now: Instant,
     application: Vec<u8>,
     /// The last acknowledgement of each idle connection's handshake, as the second end got it.
     acknowledgements: Vec<Vec<u8>>,
 }
 
-impl Persona {
+impl<W: Way> Persona<W> {
     /// A connection that is established, beside `others` established connections that are idle.
     pub fn connect(others: u16) -> Self {
+        let [first, second] = W::pair();
         let mut pair = Self {
-            ends: [End::new(1, 2), End::new(2, 1)],
+            ends: [End::new(1, 2, first), End::new(2, 1, second)],
             now: START,
             application: vec![0x5a; WRITE],
             acknowledgements: Vec::new(),
@@ -134,9 +92,10 @@ impl Persona {
                 stack.connect(pair.now, OWNER, local, listening, &options, memory).expect("there is room to connect");
             memory.connection = Some(connection);
             let mut acknowledgement = Vec::new();
-            for _ in 0..4 {
+            // A port needs some for ARP, too.
+            for _ in 0..8 {
                 pair.send();
-                if let Some(frame) = pair.ends[0].memory.out.newest() {
+                if let Some(frame) = pair.ends[0].memory.way.newest() {
                     acknowledgement = frame.to_vec();
                 }
                 pair.receive();
@@ -169,13 +128,13 @@ impl Persona {
     pub fn send(&mut self) {
         self.now = self.now + persona_stack::Duration::from_micros(10);
         let [first, second] = &mut self.ends;
-        first.turn(self.now, &mut second.memory.out);
+        first.turn(self.now, &mut second.memory.way);
     }
 
     /// The second end takes what came and answers.
     pub fn receive(&mut self) {
         let [first, second] = &mut self.ends;
-        second.turn(self.now, &mut first.memory.out);
+        second.turn(self.now, &mut first.memory.way);
     }
 
     /// The second application reads everything there is.
@@ -195,24 +154,12 @@ impl Persona {
 
     /// Data segments sent so far.
     pub fn segments(&self) -> u64 {
-        self.ends[0].memory.out.data_frames
+        self.ends[0].memory.way.data_frames()
     }
 
     /// Stream offset up to which the second application has read.
     pub fn offset(&self) -> u64 {
         self.ends[1].memory.read
-    }
-
-    /// The second end gets an acknowledgement that says nothing new, of the idle connection `index`: checked, found by
-    /// its addresses and ports, and done with. Nothing leaves for it.
-    pub fn find(&mut self, index: usize) {
-        let End { stack, memory, .. } = &mut self.ends[1];
-        stack.on_frame(self.now, PORT, &RxFrame::single(&self.acknowledgements[index]), memory);
-    }
-
-    /// Whether frames of the second end are on their way.
-    pub fn has_answered(&self) -> bool {
-        !self.ends[1].memory.out.is_empty()
     }
 
     /// When nothing is due: what asking and being told costs.
@@ -223,7 +170,21 @@ impl Persona {
     }
 }
 
-impl Ends for Persona {
+impl Persona<Wire> {
+    /// The second end gets an acknowledgement that says nothing new, of the idle connection `index`: checked, found by
+    /// its addresses and ports, and done with. Nothing leaves for it.
+    pub fn find(&mut self, index: usize) {
+        let End { stack, memory, .. } = &mut self.ends[1];
+        stack.on_frame(self.now, PORT, &RxFrame::single(&self.acknowledgements[index]), memory);
+    }
+
+    /// Whether frames of the second end are on their way.
+    pub fn has_answered(&self) -> bool {
+        !self.ends[1].memory.way.is_empty()
+    }
+}
+
+impl<W: Way> Ends for Persona<W> {
     fn transfer(&mut self, bytes: usize) -> u64 {
         let (before, limit) = (self.segments(), self.offset() + bytes as u64);
         while self.offset() < limit {
@@ -242,8 +203,8 @@ fn address(host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 9, 0, host))
 }
 
-impl End {
-    fn new(host: u8, seed: u8) -> Self {
+impl<W: Way> End<W> {
+    fn new(host: u8, seed: u8, way: W) -> Self {
         let config = Config {
             connections: 16_384,
             listeners: 4,
@@ -260,26 +221,24 @@ impl End {
         };
         let mut arena = Arena::new(config.memory_size());
         // SAFETY: the arena lives as long as the stack, which is dropped first, and nobody else looks at it.
-        let memory = unsafe { std::slice::from_raw_parts_mut(arena.start(), config.memory_size()) };
-        let mut stack = Stack::format(memory, &config, START).expect("memory fits");
+        let block = unsafe { std::slice::from_raw_parts_mut(arena.start(), config.memory_size()) };
+        let mut stack = Stack::format(block, &config, START).expect("memory fits");
+        let memory = Memory::new(way);
         let interface = InterfaceConfig {
             port: PORT,
-            link: Link::Ip,
+            link: W::link(host),
             mtu: MTU as u16,
-            offload: Offload { max_segment: MTU as u32, tx_checksum: true },
+            offload: memory.way.offload(),
             mode: AddressMode::Own,
         };
         stack.add_interface(&interface).expect("the interface is sane");
         stack.add_address(PORT, address(host), 24).expect("the address is sane");
-        Self { stack, memory: Memory::new(), _arena: arena }
+        Self { stack, memory, _arena: arena }
     }
 
-    fn turn(&mut self, now: Instant, into: &mut Wire) {
+    fn turn(&mut self, now: Instant, peer: &mut W) {
         let Self { stack, memory, .. } = self;
-        while let Some(frame) = into.pop() {
-            stack.on_frame(now, PORT, &RxFrame::single(&frame), memory);
-            into.recycle(frame);
-        }
+        W::receive(peer, memory, |memory| &mut memory.way, |memory, frame| stack.on_frame(now, PORT, frame, memory));
         if stack.next_timeout().is_some_and(|due| due <= now) {
             stack.on_timeout(now, memory);
         }
@@ -316,11 +275,12 @@ impl Arena {
 
 #[cfg(test)]
 mod tests {
+    use super::super::way::Ported;
     use super::*;
 
     #[test]
     fn a_transfer_takes_as_many_full_segments_as_it_has_to() {
-        let mut pair = Persona::connect(0);
+        let mut pair = Persona::<Wire>::connect(0);
         let segments = pair.transfer(1 << 20);
         let least = (1u64 << 20).div_ceil(MTU as u64 - 40);
         assert!((least..least + least / 5).contains(&segments), "{segments} segments, {least} would be full");
@@ -329,8 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn trains_are_cut_and_merged_again() {
+        let mut pair = Persona::<Ported>::connect(0);
+        let before = pair.ends[1].stack.counters().value(persona_stack::Counter::TcpInSegs);
+        let segments = pair.transfer(1 << 20);
+        let least = (1u64 << 20).div_ceil(MTU as u64 - 40);
+        assert!((least..least + least / 5).contains(&segments), "{segments} frames, {least} would be full");
+        let seen = pair.ends[1].stack.counters().value(persona_stack::Counter::TcpInSegs) - before;
+        assert!(seen < segments / 8, "{seen} trains of {segments} frames");
+        assert_eq!(pair.offset(), 1 << 20);
+        assert!(pair.ends[1].memory.receive.iter().all(|&byte| byte == 0x5a));
+    }
+
+    #[test]
     fn an_acknowledgement_without_news_is_found_and_not_answered() {
-        let mut pair = Persona::connect(3);
+        let mut pair = Persona::<Wire>::connect(3);
         let before = pair.ends[1].stack.counters().value(persona_stack::Counter::TcpInSegs);
         (0..3).for_each(|index| pair.find(index));
         assert_eq!(pair.ends[1].stack.counters().value(persona_stack::Counter::TcpInSegs), before + 3);

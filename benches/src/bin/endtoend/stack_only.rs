@@ -3,13 +3,13 @@
 use crate::Effort;
 use persona_benches::figures::{Better, Figure, Target};
 use persona_benches::machine;
-use persona_benches::memory::{Ends, persona::Persona, smoltcp::Smoltcp};
+use persona_benches::memory::{Ends, Wire, persona::Persona, smoltcp::Smoltcp};
 
 /// Of one sample.
 const BYTES: usize = 64 << 20;
 
 pub fn per_segment(effort: &Effort) -> Figure {
-    let (mut persona, mut other) = (Persona::connect(0), Smoltcp::connect());
+    let (mut persona, mut other) = (Persona::<Wire>::connect(0), Smoltcp::connect());
     let name = "stack only, per segment, against smoltcp";
     let mut figure = Figure::new(name, "ns", Better::Lower).with_target(Target::AtMost(1.0));
     // Once for the caches and the congestion window.
