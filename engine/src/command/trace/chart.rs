@@ -260,9 +260,9 @@ fn ticks(low: f64, high: f64, most: usize) -> impl Iterator<Item = f64> {
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= rough);
     let step = step.unwrap_or(10.0 * power);
-    let first = (low / step).ceil() as i64;
-    let count = ((high / step + 1e-9).floor() as i64 - first + 1).clamp(0, 2 * most as i64);
-    (first..first + count).map(move |place| place as f64 * step)
+    let first = (low / step).ceil();
+    let count = ((high / step + 1e-9).floor() - first + 1.0).clamp(0.0, 2.0 * most as f64) as usize;
+    (0..count).map(move |place| (first + place as f64) * step)
 }
 
 /// Without zeros that say nothing.
@@ -284,6 +284,7 @@ mod tests {
         assert_eq!(ticks(0.0, 10.0, 5).collect::<Vec<_>>(), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(ticks(0.0, 0.7, 10).map(plain).collect::<Vec<_>>().join(" "), "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7");
         assert!(ticks(0.0, 0.0, 5).count() <= 10);
+        assert!(ticks(u64::MAX as f64, u64::MAX as f64, 5).count() <= 10);
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Collected {
                 self.rto.push((at, millis(*rto)));
             }
             Event::Recovery { to, .. } => self.recovery(at, to),
-            Event::Dropped { events } => self.dropped += events,
+            Event::Dropped { events } => self.dropped = self.dropped.saturating_add(*events),
             _ => {}
         }
     }
@@ -128,8 +128,10 @@ impl Collected {
             return;
         }
         let place = REASONS.iter().position(|(name, ..)| *name == why).unwrap_or(0);
-        let (from, to) = (seq as f64, (seq + u64::from(len)) as f64);
-        let title = format!("{}: {} {seq}:{} ({len} bytes)", plain(at), REASONS[place].1, seq + u64::from(len));
+        // A file may say anything.
+        let end = seq.saturating_add(len.into());
+        let (from, to) = (seq as f64, end as f64);
+        let title = format!("{}: {} {seq}:{end} ({len} bytes)", plain(at), REASONS[place].1);
         self.highest = self.highest.max(to);
         self.segments[place].push(Mark { at, from, to, title });
     }
@@ -139,7 +141,7 @@ impl Collected {
             return;
         }
         self.acks.push((at, ack as f64));
-        self.edges.push((at, (ack + u64::from(window)) as f64));
+        self.edges.push((at, ack.saturating_add(window.into()) as f64));
     }
 
     fn recovery(&mut self, at: f64, to: &str) {
@@ -277,6 +279,15 @@ mod tests {
     fn a_receiver_sees_what_came() {
         let svg = draw(&[received(1, 1, 50_000), sent(2, 1, "new")]).unwrap();
         assert!(svg.contains("received") && !svg.contains(">sent<"));
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_drawn_where_they_end() {
+        let far =
+            Event::Sent { seq: u64::MAX, len: u32::MAX, flags: ".".into(), ack: u64::MAX, window: 1, why: "?".into() };
+        let dropped = || Line { t: u64::MAX, event: Event::Dropped { events: u64::MAX } };
+        let lines = [Line { t: u64::MAX, event: far }, received(0, u64::MAX, 1), dropped(), dropped()];
+        assert!(draw(&lines).unwrap().ends_with("</svg>\n"));
     }
 
     #[test]
