@@ -32,6 +32,20 @@ struct Begun {
     last: u64,
 }
 
+impl Trace {
+    /// The connection is `shard`'s. Others have let go of their ends, or will: that is no end of the trace.
+    fn begin(&mut self, shard: usize, begun: Begun) {
+        self.begun = Some(begun);
+        let others = self.sources.iter_mut().enumerate().filter(|(place, _)| *place != shard);
+        others.for_each(|(_, source)| *source = None);
+    }
+
+    /// Nothing more will come than what waits.
+    fn is_over(&self) -> bool {
+        self.begun.is_some() && self.sources.iter().flatten().any(Source::is_over)
+    }
+}
+
 impl Control<'_> {
     pub(crate) fn trace(&mut self, administrator: u32, local: SocketAddr, remote: SocketAddr) {
         let ticket = self.ticket();
@@ -56,7 +70,7 @@ impl Control<'_> {
             TraceAnswer::Begun { info, now } => {
                 let time = clock_gettime(ClockId::Realtime);
                 let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
-                trace.begun = Some(Begun { at: now, congestion: info.congestion, last: 0 });
+                trace.begin(shard, Begun { at: now, congestion: info.congestion, last: 0 });
                 first = Some(Line::begin(&info, (seconds * 1e6).round() / 1e6));
             }
             TraceAnswer::NotHere => trace.sources[shard] = None,
@@ -82,11 +96,10 @@ impl Control<'_> {
         let mut any = false;
         let mut traces = std::mem::take(&mut self.traces);
         traces.retain_mut(|trace| {
+            // Before the queue is emptied: nothing comes after it is over.
+            let over = trace.is_over();
             let Some(begun) = &mut trace.begun else { return true };
-            let mut over = false;
             for source in trace.sources.iter_mut().flatten() {
-                // Before the queue is emptied: nothing comes after it is over.
-                over |= source.is_over();
                 while let Some(traced) = source.happenings.receive() {
                     any = true;
                     let line = Line::of(&traced, begun.at, begun.congestion);
@@ -143,5 +156,36 @@ impl Control<'_> {
             text.push(b'\n');
             self.queue_output(administrator, &text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_shard_that_has_the_connection_ends_a_trace() {
+        let (mut taps, sources): (Vec<_>, Vec<_>) = (0..3).map(|_| trace::tap(1)).unzip();
+        let end = SocketAddr::from(([10, 0, 0, 1], 1));
+        let mut trace = Trace {
+            ticket: 1,
+            administrator: 0,
+            local: end,
+            remote: end,
+            missing: 3,
+            sources: sources.into_iter().map(Some).collect(),
+            begun: None,
+            refused: None,
+            dropped: 0,
+        };
+        // The first has let go and its answer is on its way; the second answers.
+        drop(taps.remove(0));
+        assert!(!trace.is_over());
+        trace.begin(1, Begun { at: Instant::default(), congestion: Congestion::Cubic, last: 0 });
+        assert!(!trace.is_over());
+        drop(taps.pop());
+        assert!(!trace.is_over());
+        drop(taps);
+        assert!(trace.is_over());
     }
 }
