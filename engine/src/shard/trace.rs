@@ -10,14 +10,16 @@ impl Shard<'_> {
     /// Looks at the connection if it is this shard's, and answers [`ControlMessage::Traced`].
     pub(crate) fn trace(&mut self, mut tap: Tap, local: SocketAddr, remote: SocketAddr) {
         let ticket = tap.ticket;
-        let found = self.stack.connections(self.now).find(|info| info.local == local && info.remote == remote);
+        let now = self.now;
+        let found = self.stack.connection(local, remote);
+        let found = found.and_then(|connection| self.stack.info(now, connection).ok());
         let answer = match found {
             None => TraceAnswer::NotHere,
-            Some(info) => match self.stack.watch(self.now, info.connection) {
+            Some(info) => match self.stack.watch(now, info.connection) {
                 Ok(()) => {
                     tap.connection = Some(info.connection);
                     self.traces.push(tap);
-                    TraceAnswer::Begun { info: Box::new(info), now: self.now }
+                    TraceAnswer::Begun { info: Box::new(info), now }
                 }
                 Err(Error::Invalid) => TraceAnswer::Twice,
                 Err(Error::NoMemory) => TraceAnswer::TooMany,

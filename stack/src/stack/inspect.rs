@@ -1,8 +1,10 @@
 //! Looking in from outside: connections, listeners, counters, trace; and connections as bytes.
 
 use super::Stack;
+use super::core::Found;
 use crate::api::{ConnectionId, Error, ListenerId, SocketOptions};
 use crate::counters::Counters;
+use crate::flow::Flow;
 use crate::frame::Owner;
 use crate::ip::IpCounters;
 use crate::tcp::block::flag;
@@ -27,6 +29,14 @@ impl Stack<'_> {
     /// The settings in force.
     pub fn options(&self, connection: ConnectionId) -> Result<SocketOptions, Error> {
         Ok(self.core.tcb(connection)?.settings.options())
+    }
+
+    /// The connection with these ends.
+    pub fn connection(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<ConnectionId> {
+        let flow = Flow::new(local, remote);
+        let hash = self.core.env.globals.secrets.hash(&flow) as u32;
+        let Found::Connection(index) = self.core.tables.find(hash, &flow)? else { return None };
+        Some(ConnectionId { index, generation: self.core.tables.tcbs[index as usize].generation })
     }
 
     /// All connections, orphans included, in no particular order.
@@ -59,7 +69,7 @@ impl Stack<'_> {
     pub fn time_waits(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> + '_ {
         let bound = self.core.env.globals.time_waits.bound() as usize;
         let live = self.core.tables.time_waits.iter().take(bound);
-        live.filter(|record| record.flow != crate::flow::Flow::default())
+        live.filter(|record| record.flow != Flow::default())
             .map(|record| (record.flow.local_socket(), record.flow.remote_socket()))
     }
 
