@@ -73,6 +73,7 @@ impl<'m> Core<'m> {
             ack: view.ack(),
             flags: view.flags(),
             ecn: packet.tos & ecn::codepoint::MASK,
+            ttl: packet.ttl,
             window: view.window(),
             urgent: view.urgent(),
             options: &options,
@@ -80,8 +81,9 @@ impl<'m> Core<'m> {
             train: packet.gso_size,
         };
         let found = self.tables.find(hash, &flow);
-        if self.too_far(found, &flow, packet.ttl) {
-            self.env.count(Counter::TcpExtTCPMinTTLDrop);
+        if let Some(Found::Connection(index)) = found
+            && self.too_far(&arrival, self.tables.tcbs[index as usize].settings.min_ttl)
+        {
             return;
         }
         let mut stored = None;
@@ -111,19 +113,15 @@ impl<'m> Core<'m> {
         }
     }
 
-    /// RFC 5082 section 3, IP_MINTTL: the segment has come further than the socket allows. As on Linux, half-open requests are not
-    /// asked, whose SYN was.
+    /// RFC 5082 section 3, IP_MINTTL: the segment has come further than the socket allows, and is dropped. As on Linux, half-open
+    /// requests are not asked, whose SYN was.
     #[inline]
-    fn too_far(&mut self, found: Option<Found>, flow: &Flow, ttl: u8) -> bool {
-        let least = match found {
-            Some(Found::Connection(index)) => self.tables.tcbs[index as usize].settings.min_ttl,
-            None => self
-                .tables
-                .find_listener(flow.local, flow.local_port)
-                .map_or(0, |index| self.tables.listeners[index as usize].settings.min_ttl),
-            Some(Found::Request(_) | Found::TimeWait(_)) => 0,
-        };
-        ttl < least
+    fn too_far(&mut self, arrival: &Arrival<'_>, least: u8) -> bool {
+        let far = arrival.ttl < least;
+        if far {
+            self.env.count(Counter::TcpExtTCPMinTTLDrop);
+        }
+        far
     }
 
     /// A segment of a flow that has no record: for a listener, or for nobody.
@@ -143,6 +141,9 @@ impl<'m> Core<'m> {
             reply::reset(&mut self.env, host, now, flow, port.0, arrival);
             return;
         };
+        if self.too_far(arrival, self.tables.listeners[index as usize].settings.min_ttl) {
+            return;
+        }
         // RFC 9293 section 3.10.7.2.
         if flags.rst() {
             return;

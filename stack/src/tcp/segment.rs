@@ -105,6 +105,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) flags: TcpFlags,
     /// [`codepoint`](super::ecn::codepoint) of the IP header.
     pub(crate) ecn: u8,
+    /// Time to live of the IP header.
+    pub(crate) ttl: u8,
     /// As on the wire.
     pub(crate) window: u16,
     pub(crate) urgent: u16,
