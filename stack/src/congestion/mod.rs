@@ -178,10 +178,11 @@ pub(crate) trait Controller {
     }
 }
 
-/// One line for each controller: name of the variant, Linux's name, type, and whether it decides about the window in
-/// recovery and after idle times itself, where proportional rate reduction and restart do it otherwise.
+/// One line for each controller: name of the variant, Linux's name, type, whether it decides about the window in recovery and
+/// after idle times itself, where proportional rate reduction and restart do it otherwise, and whether it answers marks in
+/// proportion, so that its packets may be ECT(1) (RFC 9331 section 4.3).
 macro_rules! controllers {
-    ($($(#[$doc:meta])* $kind:ident, $name:literal, $type:ty, $steers:literal;)*) => {
+    ($($(#[$doc:meta])* $kind:ident, $name:literal, $type:ty, $steers:literal, $scalable:literal;)*) => {
         /// Congestion controllers.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[repr(u8)]
@@ -208,7 +209,7 @@ macro_rules! controllers {
 
             /// Whether it answers marks in proportion, so that its packets may be ECT(1) (RFC 9331 section 4.3).
             pub(crate) const fn scalable(self) -> bool {
-                matches!(self, Self::Prague)
+                match self { $(Congestion::$kind => $scalable,)* }
             }
 
             fn view(self, memory: &mut Memory) -> &mut dyn Controller {
@@ -221,17 +222,17 @@ macro_rules! controllers {
 controllers! {
     /// RFC 9438.
     #[default]
-    Cubic, "cubic", cubic::Cubic, false;
+    Cubic, "cubic", cubic::Cubic, false, false;
     /// RFC 5681, RFC 6582.
-    NewReno, "reno", newreno::NewReno, false;
+    NewReno, "reno", newreno::NewReno, false, false;
     /// BBRv3, draft-ietf-ccwg-bbr-06.
-    Bbr, "bbr", bbr::Bbr, true;
+    Bbr, "bbr", bbr::Bbr, true, false;
     /// RFC 8257.
-    Dctcp, "dctcp", dctcp::Dctcp, false;
+    Dctcp, "dctcp", dctcp::Dctcp, false, false;
     /// LEDBAT++, draft-irtf-iccrg-ledbat-plus-plus.
-    Ledbat, "ledbatpp", ledbat::Ledbat, false;
+    Ledbat, "ledbatpp", ledbat::Ledbat, false, false;
     /// TCP Prague, draft-briscoe-iccrg-prague-congestion-control.
-    Prague, "prague", prague::Prague, true;
+    Prague, "prague", prague::Prague, true, true;
 }
 
 impl Congestion {
