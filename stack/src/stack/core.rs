@@ -125,8 +125,9 @@ impl<'m> Core<'m> {
             tcb.rcv_adv ^ tcb.snd_una ^ tcb.rtx_at ^ u64::from(tcb.snd_small) ^ u64::from(tcb.segs_in) ^ tcb.rcv_fin;
         let others = self.env.timers.get(place).map_or(0, |timer| timer.deadline)
             ^ self.env.chain.get(place).map_or(0, |link| u64::from(link.event_next));
-        let sender =
-            sender.map_or(0, |half| half.delivered ^ half.rack_at ^ half.recover ^ half.rtt_round ^ half.control[0]);
+        let sender = sender.map_or(0, |half| {
+            half.delivered ^ half.rack_at ^ half.recover ^ half.rtt_round ^ half.history.bytes_retrans ^ half.control[0]
+        });
         core::hint::black_box(own ^ others ^ sender);
     }
 
