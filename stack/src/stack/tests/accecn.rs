@@ -2,6 +2,7 @@
 //! what feedback does to the window.
 
 use super::bench::*;
+use crate::tcp::ecn::codepoint::{CE, ECT0, ECT1, NOT_ECT};
 use crate::wire::{EcnBytes, TcpFlags, TcpOptions};
 use crate::*;
 use std::vec;
@@ -9,10 +10,6 @@ use std::vec::Vec;
 
 const E: TcpFlags = TcpFlags::ECE;
 const W: TcpFlags = TcpFlags::CWR;
-const NOT_ECT: u8 = 0;
-const ECT1: u8 = 1;
-const ECT0: u8 = 2;
-const CE: u8 = 3;
 
 /// Values of net.ipv4.tcp_ecn.
 const ASK: u32 = 3;

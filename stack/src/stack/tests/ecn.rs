@@ -2,16 +2,13 @@
 //! to the window.
 
 use super::bench::*;
+use crate::tcp::ecn::codepoint::{CE, ECT0, ECT1, NOT_ECT};
 use crate::wire::{TcpFlags, TcpOptions};
 use crate::*;
 use std::vec::Vec;
 
 const E: TcpFlags = TcpFlags::ECE;
 const W: TcpFlags = TcpFlags::CWR;
-const NOT_ECT: u8 = 0;
-const ECT1: u8 = 1;
-const ECT0: u8 = 2;
-const CE: u8 = 3;
 
 /// Values of net.ipv4.tcp_ecn.
 const OFF: u32 = 0;
