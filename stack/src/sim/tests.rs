@@ -144,7 +144,7 @@ fn one_seed() {
 
 /// `SEEDS=n`, from `FROM=m` on: goes on after a failure, and names all of them at the end.
 #[test]
-#[ignore = "takes as long as it is told to"]
+#[ignore = "as many seeds as SEEDS says, for make soak"]
 fn soak() {
     let number = |name: &str, default| {
         env::var(name).map_or(default, |text: String| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
